@@ -1,0 +1,59 @@
+/* The one exit: counts the reason and turns it into what the hook is told. */
+
+static __always_inline bool exit_is_drop(int reason)
+{
+	return reason == REASON_NO_BACKEND || reason == REASON_TTL_EXCEEDED ||
+	       reason == REASON_NO_ROUTE || reason == REASON_BUSY || reason == REASON_TABLE_FULL ||
+	       reason == REASON_BACKEND_GONE;
+}
+
+#if HOOK_IS_XDP
+
+/* Passes a packet up: with its mark in the metadata, or counted here. */
+static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 mark)
+{
+	struct handover handover = { .magic = HANDOVER_MAGIC, .reason = reason, .mark = mark };
+	u32 ifindex = hook_ifindex(ctx);
+	struct interface *interface = interfaces.lookup(&ifindex);
+
+	if (interface && interface->flags & INTERFACE_NO_METADATA)
+		return HOOK_PASS;
+	if (reason != REASON_NO_METADATA && !mark) {
+		stats_count_reason(reason, 1);
+		return HOOK_PASS;
+	}
+	if (reason != REASON_NO_METADATA && !hook_hand_over(ctx, &handover))
+		return HOOK_PASS;
+	if (interface)
+		interface->flags |= INTERFACE_NO_METADATA;
+	return HOOK_PASS;
+}
+
+#else
+
+/* Passes a packet up with its mark. */
+static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 mark)
+{
+	if (mark)
+		ctx->mark = mark;
+	stats_count_reason(reason, hook_segments(ctx));
+	return HOOK_PASS;
+}
+
+#endif
+
+static __always_inline int exit_with(struct hook_context *ctx, int reason, struct packet *packet,
+				     u32 mark)
+{
+	if (reason == REASON_HANDED_OVER)
+		return HOOK_PASS;
+	if (reason == REASON_FORWARDED) {
+		stats_count_reason(reason, hook_segments(ctx));
+		return packet->action;
+	}
+	if (exit_is_drop(reason)) {
+		stats_count_reason(reason, hook_segments(ctx));
+		return HOOK_DROP;
+	}
+	return exit_pass(ctx, reason, mark);
+}

@@ -1,0 +1,105 @@
+/* Forwarding: dr, which rewrites the MACs and takes one from the TTL. */
+#define LEAST_TTL 2
+
+/* What forwarding needs to know of a packet's connection. */
+struct forwarding {
+	u64 now;
+	u32 backend;
+	u32 service;
+	u32 mark;
+	u32 probe_interval; /* jiffies */
+};
+
+#if HOOK_IS_XDP
+
+/* Gives the packet to TC, which sends it by the kernel's own neighbour table. */
+static __always_inline int forward_hand_over(struct hook_context *ctx, struct packet *packet,
+					     struct forwarding *forwarding)
+{
+	struct handover handover = {
+		.magic = HANDOVER_MAGIC,
+		.reason = REASON_FORWARDED,
+		.mark = forwarding->mark,
+		.backend = forwarding->backend,
+		.service = forwarding->service,
+	};
+
+	packet->action = HOOK_PASS;
+	if (hook_hand_over(ctx, &handover))
+		return REASON_NO_METADATA;
+	return REASON_HANDED_OVER;
+}
+
+/* Sends the packet to a backend; counted here, or by TC where it takes the kernel's road. */
+static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct nexthop *nexthop = nexthops.lookup(&forwarding->backend);
+	bool fresh = false;
+	int reason;
+
+	if (!nexthop)
+		return REASON_INTERNAL;
+	if (packet->ttl < LEAST_TTL)
+		return REASON_TTL_EXCEEDED;
+	if (forwarding->now >= nexthop->until) {
+		reason = nexthop_resolve(ctx, nexthop, forwarding->backend, forwarding->now);
+		if (reason)
+			return reason;
+		fresh = true;
+	}
+	if (nexthop->road == ROAD_TC)
+		return forward_hand_over(ctx, packet, forwarding);
+	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
+		if (nexthop_is_probe_due(forwarding->backend, forwarding->now,
+					 forwarding->probe_interval))
+			return forward_hand_over(ctx, packet, forwarding);
+	if (packet_age(ctx, packet->ip_offset, packet_is_ipv6(packet)))
+		return REASON_INTERNAL;
+	/* tags of the road in do not belong on the road out */
+	if (packet->ip_offset > sizeof(struct ethhdr) &&
+	    hook_pull(ctx, packet->ip_offset - sizeof(struct ethhdr)))
+		return REASON_INTERNAL;
+	if (packet_write_ethernet(ctx, nexthop, packet->type))
+		return REASON_INTERNAL;
+	stats_count_packet(forwarding->service, forwarding->backend, 1, packet->bytes);
+	packet->action = nexthop->road == ROAD_TX ? HOOK_TX : bpf_redirect(nexthop->ifindex, 0);
+	return REASON_FORWARDED;
+}
+
+#else
+
+/* Removes every tag of the road in, so that every pointer into the packet is stale after it. */
+static __always_inline int forward_untag(struct hook_context *ctx, struct packet *packet)
+{
+	if (ctx->vlan_present && bpf_skb_vlan_pop(ctx))
+		return REASON_INTERNAL;
+	if (packet->ip_offset > sizeof(struct ethhdr) && bpf_skb_vlan_pop(ctx))
+		return REASON_INTERNAL;
+	return REASON_OK;
+}
+
+/* Sends the packet to a backend by the kernel's neighbour table, which keeps it while it asks. */
+static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct neighbour_parameters neighbour = {};
+	u32 ifindex = 0, segments = hook_segments(ctx);
+	int reason;
+
+	if (packet->ttl < LEAST_TTL)
+		return REASON_TTL_EXCEEDED;
+	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &neighbour);
+	if (reason)
+		return reason;
+	if (forward_untag(ctx, packet))
+		return REASON_INTERNAL;
+	if (packet_age(ctx, sizeof(struct ethhdr), packet_is_ipv6(packet)))
+		return REASON_INTERNAL;
+	stats_count_packet(forwarding->service, forwarding->backend, segments,
+			   packet->bytes + (segments - 1) * packet->headers);
+	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
+	return REASON_FORWARDED;
+}
+
+#endif

@@ -1,0 +1,121 @@
+/* All that differs between XDP and TC. */
+#define HANDOVER_MAGIC 0x6c767378
+/* As much of a packet as any parser here reads without extension headers. */
+#define HEADER_BYTES 128
+
+#ifndef AF_INET
+#define AF_INET 2
+#define AF_INET6 10
+#endif
+
+/* BCC's own header gives this helper three arguments; the kernel's has four. */
+struct neighbour_parameters {
+	u32 family;
+	__be32 address[4];
+};
+static long (*redirect_neighbour)(u32 ifindex, struct neighbour_parameters *parameters, int length,
+				  u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
+#ifdef HOOK_XDP
+
+#define hook_context xdp_md
+#define HOOK_IS_XDP 1
+#define HOOK_PASS XDP_PASS
+#define HOOK_DROP XDP_DROP
+#define HOOK_TX XDP_TX
+
+static __always_inline u32 hook_ifindex(struct hook_context *ctx)
+{
+	return ctx->ingress_ifindex;
+}
+
+/* The whole frame, also where only its first buffer can be read. */
+static __always_inline u32 hook_length(struct hook_context *ctx)
+{
+	return bpf_xdp_get_buff_len(ctx);
+}
+
+/* Native XDP sees every tag in the frame itself. */
+static __always_inline u16 hook_vlan(struct hook_context *ctx)
+{
+	return 0;
+}
+
+static __always_inline u32 hook_mark(struct hook_context *ctx)
+{
+	return 0;
+}
+
+/* How many packets on the wire this one stands for. */
+static __always_inline u32 hook_segments(struct hook_context *ctx)
+{
+	return 1;
+}
+
+/* A driver always gives XDP the headers in the first buffer. */
+static __always_inline void hook_prepare(struct hook_context *ctx)
+{
+}
+
+/* Removes `bytes` from the head, so that every pointer into the packet is stale after it. */
+static __always_inline int hook_pull(struct hook_context *ctx, u32 bytes)
+{
+	return bpf_xdp_adjust_head(ctx, bytes);
+}
+
+/* Writes the handover before the packet, so that every pointer into the packet is stale after it. */
+static __always_inline int hook_hand_over(struct hook_context *ctx, struct handover *handover)
+{
+	struct handover *place;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*place)))
+		return -1;
+	place = (void *)(long)ctx->data_meta;
+	if ((void *)(place + 1) > (void *)(long)ctx->data)
+		return -1;
+	*place = *handover;
+	return 0;
+}
+
+#else
+
+#define hook_context __sk_buff
+#define HOOK_IS_XDP 0
+/* Lets the filters after this one have the packet too. */
+#define HOOK_PASS TC_ACT_UNSPEC
+#define HOOK_DROP TC_ACT_SHOT
+
+static __always_inline u32 hook_ifindex(struct hook_context *ctx)
+{
+	return ctx->ifindex;
+}
+
+static __always_inline u32 hook_length(struct hook_context *ctx)
+{
+	return ctx->len;
+}
+
+/* The outermost tag, which the kernel keeps beside the frame; tag + 1, 0 where there is none. */
+static __always_inline u16 hook_vlan(struct hook_context *ctx)
+{
+	return ctx->vlan_present ? (ctx->vlan_tci & 0xfff) + 1 : 0;
+}
+
+static __always_inline u32 hook_mark(struct hook_context *ctx)
+{
+	return ctx->mark;
+}
+
+static __always_inline u32 hook_segments(struct hook_context *ctx)
+{
+	return ctx->gso_segs ? ctx->gso_segs : 1;
+}
+
+/* Makes the headers readable, so that every pointer into the packet is stale after it. */
+static __always_inline void hook_prepare(struct hook_context *ctx)
+{
+	if (ctx->data_end - ctx->data < HEADER_BYTES && ctx->len > ctx->data_end - ctx->data)
+		bpf_skb_pull_data(ctx, ctx->len < HEADER_BYTES ? ctx->len : HEADER_BYTES);
+}
+
+#endif

@@ -1,0 +1,19 @@
+/* What one packet's programs hand over to each other: one struct a CPU. */
+struct journey {
+	struct packet packet;
+	u32 attempts;
+	u64 now;
+	u64 settings;
+	u64 service_switch; /* as it was when the decision began */
+	u64 backend; /* chosen: generation << 32 | id; 0: none yet */
+	u64 cursor;
+	u64 best_load;
+	u32 mark;
+	u32 service;
+	u32 config; /* row of service_configs */
+	u32 scan; /* members looked at */
+	u32 best; /* place in the list + 1, 0: none */
+	u32 next; /* wrr: the best of the next round, + 1 */
+	u32 best_weight;
+	u32 persistence; /* identity of the entry found or made */
+};

@@ -1,0 +1,115 @@
+/* Mark rules: which mark a packet gets; the first rule that matches wins. */
+#define MARK_GENERATION(word) ((u32)(word)&0xffff)
+#define MARK_OFFSET(word) ((u32)((word) >> 16) & 0xffff)
+#define MARK_ORDERED(word) ((u32)((word) >> 32) & 0xffff)
+#define MARK_HAS_EXACT(word) ((word) >> 48 & 1)
+#define MARK_NONE 0xffffffff
+
+/* What an ordered rule is compared with. */
+struct mark_facts {
+	u64 destination[2];
+	u64 source[2];
+	u64 mac;
+	u32 ifindex;
+	u32 protocols;
+	u32 family;
+	u16 vlan;
+	u16 port;
+};
+
+static __always_inline void mark_gather(struct hook_context *ctx, struct packet *packet,
+					struct mark_facts *facts)
+{
+	if (packet_is_ipv6(packet)) {
+		__builtin_memcpy(facts->destination, packet->flow6.virtual, 16);
+		__builtin_memcpy(facts->source, packet->flow6.client, 16);
+		facts->family = FAMILY_IPV6;
+	} else {
+		facts->destination[0] = packet->flow4.virtual;
+		facts->source[0] = packet->flow4.client;
+		facts->family = FAMILY_IPV4;
+	}
+	facts->mac = packet_source_mac(ctx);
+	facts->ifindex = packet->ifindex;
+	facts->protocols = packet_protocol(packet) == IPPROTO_TCP ? 1 : 2;
+	facts->vlan = packet->vlan;
+	facts->port = bpf_ntohs(packet_virtual_port(packet));
+}
+
+static __always_inline bool mark_rule_matches(struct mark_rule *rule, struct mark_facts *facts)
+{
+	u64 differs = (facts->destination[0] & rule->destination_mask[0]) ^ rule->destination[0];
+
+	differs |= (facts->destination[1] & rule->destination_mask[1]) ^ rule->destination[1];
+	differs |= (facts->source[0] & rule->source_mask[0]) ^ rule->source[0];
+	differs |= (facts->source[1] & rule->source_mask[1]) ^ rule->source[1];
+	differs |= (facts->mac & rule->mac_mask) ^ rule->mac;
+	differs |= (facts->ifindex & rule->ifindex_mask) ^ rule->ifindex;
+	differs |= (u64)((facts->vlan & rule->vlan_mask) ^ rule->vlan);
+	differs |= (u64) !(facts->protocols & rule->protocols);
+	differs |= (u64)(rule->family && rule->family != facts->family);
+	differs |= (u64)(facts->port < rule->first_port) | (u64)(facts->port > rule->last_port);
+	return !differs;
+}
+
+static __always_inline void mark_find_exact(struct packet *packet, u64 word,
+					    struct mark_verdict *found)
+{
+	struct mark_key key = {};
+	struct mark_verdict *verdict;
+
+	if (packet_is_ipv6(packet))
+		__builtin_memcpy(key.address, packet->flow6.virtual, 16);
+	else
+		key.address[0] = packet->flow4.virtual;
+	key.family = packet_is_ipv6(packet) ? FAMILY_IPV6 : FAMILY_IPV4;
+	key.port = packet_virtual_port(packet);
+	key.protocol = packet_protocol(packet);
+	key.generation = MARK_GENERATION(word);
+	verdict = mark_exact.lookup(&key);
+	if (verdict)
+		*found = *verdict;
+}
+
+static __always_inline void mark_find_ordered(struct hook_context *ctx, struct packet *packet,
+					      u64 word, struct mark_verdict *found)
+{
+	struct mark_facts facts = {};
+	struct mark_rule *rule;
+	u32 index;
+
+	mark_gather(ctx, packet, &facts);
+	for (u32 i = 0; i < MARK_RULES; i++) {
+		if (i >= MARK_ORDERED(word))
+			break;
+		index = MARK_OFFSET(word) + i;
+		rule = mark_rules.lookup(&index);
+		if (!rule || rule->position > found->position)
+			break;
+		if (!mark_rule_matches(rule, &facts))
+			continue;
+		found->mark = rule->mark;
+		found->position = rule->position;
+		break;
+	}
+}
+
+/* Leaves the packet's mark, 0 for none; a rule that gives mark 0 keeps the packet from balancing. */
+static __always_inline int mark_classify(struct hook_context *ctx, struct packet *packet, u32 *mark)
+{
+	struct mark_verdict found = { .mark = 0, .position = MARK_NONE };
+	u32 index = SWITCH_MARKS;
+	u64 *word = switches.lookup(&index);
+
+	*mark = hook_mark(ctx);
+	if (!word)
+		return REASON_INTERNAL;
+	if (MARK_HAS_EXACT(*word))
+		mark_find_exact(packet, *word, &found);
+	if (MARK_ORDERED(*word))
+		mark_find_ordered(ctx, packet, *word, &found);
+	if (found.position == MARK_NONE)
+		return REASON_OK;
+	*mark = found.mark;
+	return found.mark ? REASON_OK : REASON_MARK_EXCLUDED;
+}

@@ -1,0 +1,124 @@
+/* Where a backend is on the wire: asked of the kernel's FIB, remembered for a second. */
+#define LOOPBACK_IFINDEX 1
+/* What bpf_fib_lookup answers. */
+#define FIB_SUCCESS 0
+#define FIB_NOT_FORWARDED 4
+#define FIB_FORWARDING_DISABLED 5
+#define FIB_UNSUPPORTED_TUNNEL 6
+#define FIB_NO_NEIGHBOUR 7
+
+/* Asks for the route that this host itself would take: from lo, as output routes are found. */
+static __always_inline int nexthop_ask(struct hook_context *ctx, struct bpf_fib_lookup *fib,
+				       bool ipv6, const __be32 *address)
+{
+	fib->family = ipv6 ? AF_INET6 : AF_INET;
+	fib->ifindex = LOOPBACK_IFINDEX;
+	if (ipv6)
+		__builtin_memcpy(fib->ipv6_dst, address, 16);
+	else
+		fib->ipv4_dst = address[0];
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/* The address is one of this host's; without lo.forwarding the control plane's table says so. */
+static __always_inline bool nexthop_is_local(struct hook_context *ctx, struct packet *packet)
+{
+	struct bpf_fib_lookup fib = {};
+	struct address_key key = {};
+	int answer;
+
+	if (packet_is_ipv6(packet))
+		__builtin_memcpy(key.address, packet->flow6.virtual, 16);
+	else
+		key.address[0] = packet->flow4.virtual;
+	answer = nexthop_ask(ctx, &fib, packet_is_ipv6(packet), key.address);
+	if (answer != FIB_FORWARDING_DISABLED)
+		return answer == FIB_NOT_FORWARDED;
+	return local_addresses.lookup(&key);
+}
+
+#if HOOK_IS_XDP
+
+/* One packet an interval takes the kernel's road, so that the kernel confirms the neighbour. */
+static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 interval)
+{
+	u64 *probed = nexthop_probes.lookup(&backend);
+	u64 before;
+
+	if (!probed)
+		return false;
+	before = *probed;
+	if (before && now - before < interval)
+		return false;
+	return __sync_val_compare_and_swap(probed, before, now) == before;
+}
+
+static __always_inline u32 nexthop_road(struct hook_context *ctx, u32 ifindex)
+{
+	struct interface *interface;
+
+	if (ifindex == hook_ifindex(ctx))
+		return ROAD_TX;
+	interface = interfaces.lookup(&ifindex);
+	return interface && interface->flags & INTERFACE_TRANSMIT ? ROAD_REDIRECT : ROAD_TC;
+}
+
+/* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
+static __always_inline int nexthop_resolve(struct hook_context *ctx, struct nexthop *nexthop,
+					   u32 id, u64 now)
+{
+	struct backend *backend = backends.lookup(&id);
+	struct bpf_fib_lookup fib = {};
+	int answer;
+
+	if (!backend)
+		return REASON_INTERNAL;
+	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
+	nexthop->road = ROAD_TC;
+	if (answer == FIB_NO_NEIGHBOUR || answer == FIB_UNSUPPORTED_TUNNEL || answer < 0)
+		return REASON_OK;
+	if (answer == FIB_NOT_FORWARDED)
+		return REASON_LOCAL_BACKEND;
+	if (answer == FIB_SUCCESS) {
+		nexthop->ifindex = fib.ifindex;
+		__builtin_memcpy(nexthop->destination, fib.dmac, 6);
+		__builtin_memcpy(nexthop->source, fib.smac, 6);
+		nexthop->road = nexthop_road(ctx, fib.ifindex);
+	} else if (answer != FIB_FORWARDING_DISABLED) {
+		return REASON_NO_ROUTE;
+	}
+	nexthop->until = now + NEXTHOP_LIFE;
+	return REASON_OK;
+}
+
+#else
+
+/* Finds interface and neighbour for the kernel's road. */
+static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *ifindex,
+					 struct neighbour_parameters *neighbour)
+{
+	struct backend *backend = backends.lookup(&id);
+	struct bpf_fib_lookup fib = {};
+	int answer;
+
+	if (!backend)
+		return REASON_INTERNAL;
+	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
+	if (answer == FIB_NOT_FORWARDED)
+		return REASON_LOCAL_BACKEND;
+	if (answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR) {
+		*ifindex = fib.ifindex;
+		neighbour->family = fib.family;
+		/* the kernel has put the gateway here where there is one */
+		__builtin_memcpy(neighbour->address, fib.ipv6_dst, 16);
+		return REASON_OK;
+	}
+	if (answer != FIB_FORWARDING_DISABLED || !backend->route_ifindex)
+		return REASON_NO_ROUTE;
+	*ifindex = backend->route_ifindex;
+	neighbour->family = backend->route_family == FAMILY_IPV6 ? AF_INET6 : AF_INET;
+	__builtin_memcpy(neighbour->address, backend->route_gateway, 16);
+	return REASON_OK;
+}
+
+#endif

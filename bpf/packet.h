@@ -1,0 +1,271 @@
+/* What a packet is: every line that compares with data_end stands here. */
+#define ETHERNET_IPV4 bpf_htons(ETH_P_IP)
+#define ETHERNET_IPV6 bpf_htons(ETH_P_IPV6)
+#define IPV4_FRAGMENT bpf_htons(0x3fff)
+#define IPV6_EXTENSIONS 6
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 type;
+};
+
+/* Where the headers are and what they say; filled by packet_parse. */
+struct packet {
+	union {
+		struct flow4 flow4;
+		struct flow6 flow6;
+	};
+	u32 bytes; /* of the IP packet */
+	u32 ifindex;
+	u16 ip_offset;
+	u16 vlan; /* the outermost tag + 1, 0: none */
+	u16 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
+	u16 headers; /* bytes of IP and transport headers */
+	u8 flags; /* TCP's */
+	u8 ttl;
+	u16 padding;
+	u32 action; /* what forwarding decided on */
+};
+
+static __always_inline bool packet_is_ipv6(struct packet *packet)
+{
+	return packet->type == ETHERNET_IPV6;
+}
+
+static __always_inline u8 packet_protocol(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? packet->flow6.protocol : packet->flow4.protocol;
+}
+
+static __always_inline __be16 packet_virtual_port(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? packet->flow6.virtual_port : packet->flow4.virtual_port;
+}
+
+static __always_inline __be16 packet_client_port(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? packet->flow6.client_port : packet->flow4.client_port;
+}
+
+/* A TCP packet opens a connection with SYN and without RST; SYN+ACK is FTP's active data. */
+static __always_inline bool packet_is_opening(struct packet *packet)
+{
+	if (packet_protocol(packet) == IPPROTO_UDP)
+		return true;
+	return (packet->flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
+}
+
+/* Reads Ethernet and up to two tags. */
+static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct vlan_tag *tag = (void *)(ethernet + 1);
+
+	if ((void *)(ethernet + 1) > end)
+		return REASON_MALFORMED;
+	packet->type = ethernet->h_proto;
+	packet->ip_offset = sizeof(*ethernet);
+	packet->vlan = hook_vlan(ctx);
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		if (packet->type != bpf_htons(ETH_P_8021Q) &&
+		    packet->type != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 1) > end)
+			return REASON_MALFORMED;
+		if (!packet->vlan)
+			packet->vlan = (bpf_ntohs(tag->tci) & 0xfff) + 1;
+		packet->type = tag->type;
+		packet->ip_offset += sizeof(*tag);
+		tag++;
+	}
+	if (packet->type != ETHERNET_IPV4 && packet->type != ETHERNET_IPV6)
+		return REASON_NOT_IP;
+	return REASON_OK;
+}
+
+/* Reads the ports and TCP's flags at `transport`. */
+static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
+						  u8 protocol, __be16 *client_port,
+						  __be16 *virtual_port)
+{
+	struct tcphdr *tcp = transport;
+	struct udphdr *udp = transport;
+
+	if (protocol == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > end)
+			return REASON_MALFORMED;
+		packet->flags = ((u8 *)tcp)[13];
+		packet->headers += tcp->doff * 4;
+		*client_port = tcp->source;
+		*virtual_port = tcp->dest;
+		return REASON_OK;
+	}
+	if ((void *)(udp + 1) > end)
+		return REASON_MALFORMED;
+	packet->headers += sizeof(*udp);
+	*client_port = udp->source;
+	*virtual_port = udp->dest;
+	return REASON_OK;
+}
+
+/* Tells whether the frame holds the `bytes` that its IP header promises. */
+static __always_inline bool packet_is_complete(struct hook_context *ctx, struct packet *packet)
+{
+	u32 needed = packet->ip_offset + packet->bytes;
+
+	if (needed <= (u32)(ctx->data_end - ctx->data))
+		return true;
+	return needed <= hook_length(ctx);
+}
+
+static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = (void *)(long)ctx->data + packet->ip_offset;
+	u32 header;
+
+	if ((void *)(ip + 1) > end)
+		return REASON_MALFORMED;
+	header = ip->ihl * 4;
+	packet->bytes = bpf_ntohs(ip->tot_len);
+	if (ip->version != 4 || header < sizeof(*ip) || packet->bytes < header)
+		return REASON_MALFORMED;
+	if (!packet_is_complete(ctx, packet))
+		return REASON_MALFORMED;
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return REASON_OTHER_PROTOCOL;
+	if (ip->frag_off & IPV4_FRAGMENT)
+		return REASON_FRAGMENT;
+	packet->headers = header;
+	packet->ttl = ip->ttl;
+	packet->flow4.client = ip->saddr;
+	packet->flow4.virtual = ip->daddr;
+	packet->flow4.protocol = ip->protocol;
+	return packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
+				      &packet->flow4.client_port, &packet->flow4.virtual_port);
+}
+
+/* Walks IPv6's extension headers; leaves the transport protocol and its offset from the header. */
+static __always_inline int packet_walk_extensions(void *ip, void *end, u8 *protocol, u32 *offset)
+{
+	u8 *next;
+
+#pragma unroll
+	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
+		if (*protocol == IPPROTO_FRAGMENT)
+			return REASON_FRAGMENT;
+		if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING &&
+		    *protocol != IPPROTO_DSTOPTS)
+			return REASON_OK;
+		next = ip + *offset;
+		if ((void *)(next + 2) > end)
+			return REASON_MALFORMED;
+		*protocol = next[0];
+		*offset += ((u32)next[1] + 1) * 8;
+	}
+	return REASON_OTHER_PROTOCOL;
+}
+
+static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ipv6hdr *ip = (void *)(long)ctx->data + packet->ip_offset;
+	u32 offset = sizeof(*ip);
+	u8 protocol;
+	int reason;
+
+	if ((void *)(ip + 1) > end)
+		return REASON_MALFORMED;
+	packet->bytes = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	if (ip->version != 6 || !packet_is_complete(ctx, packet))
+		return REASON_MALFORMED;
+	protocol = ip->nexthdr;
+	reason = packet_walk_extensions(ip, end, &protocol, &offset);
+	if (reason)
+		return reason;
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+		return REASON_OTHER_PROTOCOL;
+	packet->headers = offset;
+	packet->ttl = ip->hop_limit;
+	__builtin_memcpy(packet->flow6.client, &ip->saddr, 16);
+	__builtin_memcpy(packet->flow6.virtual, &ip->daddr, 16);
+	packet->flow6.protocol = protocol;
+	return packet_parse_transport(packet, (void *)ip + offset, end, protocol,
+				      &packet->flow6.client_port, &packet->flow6.virtual_port);
+}
+
+/* Fills `packet`, which the caller has zeroed; whatever is not TCP or UDP over IP gives a reason. */
+static __always_inline int packet_parse(struct hook_context *ctx, struct packet *packet)
+{
+	int reason = packet_parse_ethernet(ctx, packet);
+
+	if (reason)
+		return reason;
+	packet->ifindex = hook_ifindex(ctx);
+	if (packet_is_ipv6(packet))
+		return packet_parse_ipv6(ctx, packet);
+	return packet_parse_ipv4(ctx, packet);
+}
+
+/* The frame's destination MAC as the first six bytes of a word; 0 where there is none. */
+static __always_inline u64 packet_destination_mac(struct hook_context *ctx)
+{
+	u8 *frame = (void *)(long)ctx->data;
+
+	if (frame + 14 > (u8 *)(long)ctx->data_end)
+		return 0;
+	return *(u32 *)frame | (u64) * (u16 *)(frame + 4) << 32;
+}
+
+static __always_inline u64 packet_source_mac(struct hook_context *ctx)
+{
+	u8 *frame = (void *)(long)ctx->data;
+
+	if (frame + 14 > (u8 *)(long)ctx->data_end)
+		return 0;
+	return *(u32 *)(frame + 6) | (u64) * (u16 *)(frame + 10) << 32;
+}
+
+/* Takes one from the TTL or hop limit of the IP header at `offset`, and mends its checksum. */
+static __always_inline int packet_age(struct hook_context *ctx, u32 offset, bool ipv6)
+{
+	void *end = (void *)(long)ctx->data_end;
+	/* verifier, of an offset up to 65535: "offset is outside of the packet" */
+	struct iphdr *ip = (void *)(long)ctx->data + (offset & 31);
+	struct ipv6hdr *ip6 = (void *)ip;
+	u32 sum;
+
+	if (ipv6) {
+		if ((void *)(ip6 + 1) > end)
+			return REASON_INTERNAL;
+		ip6->hop_limit--;
+		return REASON_OK;
+	}
+	if ((void *)(ip + 1) > end)
+		return REASON_INTERNAL;
+	ip->ttl--;
+	sum = (u32)ip->check + bpf_htons(0x0100);
+	ip->check = (u16)(sum + (sum >= 0xffff));
+	return REASON_OK;
+}
+
+/* Writes an Ethernet header at the packet's head. */
+static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct nexthop *nexthop,
+						 __be16 type)
+{
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+
+	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+		return REASON_INTERNAL;
+	__builtin_memcpy(ethernet->h_dest, nexthop->destination, 6);
+	__builtin_memcpy(ethernet->h_source, nexthop->source, 6);
+	ethernet->h_proto = type;
+	return REASON_OK;
+}

@@ -1,0 +1,223 @@
+/* Schedulers, one program each; a long list is looked at SCAN_STEP members a run. */
+#define SCHEDULE_AGAIN (-1)
+#define SH_BUCKETS 256
+#define GOLDEN_RATIO 0x61C88647
+
+/* Where rr and wrr stand: generation, place of the last pick + 1 (0: the head), wrr's weight. */
+#define CURSOR(generation, position, weight) \
+	((u64)(generation) << 48 | (u64)((position)&0xffff) << 32 | (u32)(weight))
+#define CURSOR_GENERATION(cursor) ((u32)((cursor) >> 48))
+#define CURSOR_POSITION(cursor) ((u32)((cursor) >> 32) & 0xffff)
+#define CURSOR_WEIGHT(cursor) ((u32)(cursor))
+
+/* The member at a place in the list, or NULL past its end. */
+static __always_inline struct member *schedule_member(struct service_config *config, u32 place)
+{
+	u32 index = config->list_offset + place;
+
+	if (place >= config->list_length)
+		return NULL;
+	return members.lookup(&index);
+}
+
+/* Takes the member at this place: its backend with the generation that it has now. */
+static __always_inline int schedule_take(struct journey *journey, struct service_config *config,
+					 u32 place)
+{
+	struct member *member = schedule_member(config, place);
+	struct backend *backend;
+	u32 id;
+
+	if (!member)
+		return REASON_NO_BACKEND;
+	id = member->backend;
+	backend = backends.lookup(&id);
+	if (!backend || !(backend->word & BACKEND_PRESENT))
+		return REASON_NO_BACKEND;
+	journey->backend = (backend->word >> 32) << 32 | id;
+	return REASON_OK;
+}
+
+/* The cursor as it is, or as the control plane set it where the service has changed since. */
+static __always_inline u64 schedule_cursor(struct service_config *config, u64 cursor)
+{
+	if (CURSOR_GENERATION(cursor) == (config->generation & 0xffff))
+		return cursor;
+	return CURSOR(config->generation, config->cursor_position, config->cursor_weight);
+}
+
+/* Moves the cursor on; starts over where another CPU has moved it meanwhile. */
+static __always_inline int schedule_advance(struct journey *journey, struct service_config *config,
+					    u32 place, u32 weight)
+{
+	u64 *cursor = service_cursors.lookup(&journey->service);
+	u64 next = CURSOR(config->generation, place + 1, weight);
+
+	if (!cursor)
+		return REASON_INTERNAL;
+	if (__sync_val_compare_and_swap(cursor, journey->cursor, next) == journey->cursor)
+		return schedule_take(journey, config, place);
+	journey->scan = 0;
+	if (journey->attempts++ < DECISION_ATTEMPTS)
+		return SCHEDULE_AGAIN;
+	return schedule_take(journey, config, place);
+}
+
+/* Reads the cursor when a scan begins. */
+static __always_inline int schedule_begin_round(struct journey *journey)
+{
+	u64 *cursor = service_cursors.lookup(&journey->service);
+
+	if (!cursor)
+		return REASON_INTERNAL;
+	if (journey->scan)
+		return REASON_OK;
+	journey->cursor = *cursor;
+	journey->best = 0;
+	journey->next = 0;
+	return REASON_OK;
+}
+
+/* rr: the next member after the last pick that has a weight. */
+static __always_inline int schedule_rr(struct journey *journey, struct service_config *config)
+{
+	u32 length = config->list_length, place;
+	struct member *member;
+
+	if (schedule_begin_round(journey))
+		return REASON_INTERNAL;
+	place = CURSOR_POSITION(schedule_cursor(config, journey->cursor)) + journey->scan;
+	for (u32 i = 0; i < SCAN_STEP; i++, place++) {
+		if (place >= length)
+			place -= length;
+		if (journey->scan + i >= length)
+			return REASON_NO_BACKEND;
+		member = schedule_member(config, place);
+		if (member && member->weight)
+			return schedule_advance(journey, config, place, 0);
+	}
+	journey->scan += SCAN_STEP;
+	return SCHEDULE_AGAIN;
+}
+
+/* wrr: the weight that the next round asks for. */
+static __always_inline u32 schedule_wrr_fall(struct service_config *config, u32 weight)
+{
+	return weight > config->weight_step ? weight - config->weight_step : config->weight_max;
+}
+
+/*
+ * wrr: the first member after the last pick whose weight reaches the round's; at the end of the
+ * list the round's weight falls, and the first from the head that reaches it is the pick.
+ */
+static __always_inline int schedule_wrr(struct journey *journey, struct service_config *config)
+{
+	u32 start, weight, lower, place;
+	struct member *member;
+	u64 cursor;
+
+	if (!config->weight_max)
+		return REASON_NO_BACKEND;
+	if (schedule_begin_round(journey))
+		return REASON_INTERNAL;
+	cursor = schedule_cursor(config, journey->cursor);
+	start = CURSOR_POSITION(cursor);
+	weight = CURSOR_WEIGHT(cursor);
+	lower = schedule_wrr_fall(config, weight);
+	for (u32 i = 0; i < SCAN_STEP; i++) {
+		place = journey->scan + i;
+		member = schedule_member(config, place);
+		if (!member) {
+			if (!journey->next)
+				return REASON_NO_BACKEND;
+			return schedule_advance(journey, config, journey->next - 1, lower);
+		}
+		if (place >= start && member->weight >= weight)
+			return schedule_advance(journey, config, place, weight);
+		if (!journey->next && member->weight >= lower)
+			journey->next = place + 1;
+	}
+	journey->scan += SCAN_STEP;
+	return SCHEDULE_AGAIN;
+}
+
+/* wlc: the least load for its weight; of equals, the first in the list. */
+static __always_inline int schedule_wlc(struct journey *journey, struct service_config *config)
+{
+	struct member *member;
+	struct load *load;
+	u64 value;
+	u32 id;
+
+	if (!journey->scan)
+		journey->best = 0;
+	for (u32 i = 0; i < SCAN_STEP; i++) {
+		member = schedule_member(config, journey->scan + i);
+		if (!member)
+			return schedule_take(journey, config, journey->best - 1);
+		if (!member->weight)
+			continue;
+		id = member->backend;
+		load = loads.lookup(&id);
+		if (!load)
+			continue;
+		value = load->active * 256 + load->total;
+		if (journey->best &&
+		    journey->best_load * member->weight <= value * journey->best_weight)
+			continue;
+		journey->best = journey->scan + i + 1;
+		journey->best_load = value;
+		journey->best_weight = member->weight;
+	}
+	journey->scan += SCAN_STEP;
+	return SCHEDULE_AGAIN;
+}
+
+/* An address as one number, as IPVS folds it: host order, IPv6's words exclusive-ored. */
+static __always_inline u32 schedule_fold(struct packet *packet)
+{
+	__be32 *client = packet->flow6.client;
+
+	if (packet_is_ipv6(packet))
+		return bpf_ntohl(client[0] ^ client[1] ^ client[2] ^ client[3]);
+	return bpf_ntohl(packet->flow4.client);
+}
+
+/* The place that a bucket of sh's table names, + 1; 0 where its member takes nobody. */
+static __always_inline u32 schedule_sh_bucket(struct service_config *config, u32 bucket)
+{
+	u32 index = config->slots_offset + (bucket & (SH_BUCKETS - 1));
+	u32 *place = slots.lookup(&index);
+	struct member *member;
+
+	if (!place)
+		return 0;
+	member = schedule_member(config, *place);
+	return member && member->weight ? *place + 1 : 0;
+}
+
+/* sh: the client's bucket; with sh-fallback other buckets where its member takes nobody. */
+static __always_inline int schedule_sh(struct journey *journey, struct service_config *config)
+{
+	u32 port = 0, hash, first, place, offset;
+
+	if (config->flags & SERVICE_SH_PORT)
+		port = bpf_ntohs(packet_client_port(&journey->packet));
+	hash = port + schedule_fold(&journey->packet);
+	first = (hash * GOLDEN_RATIO) >> 24;
+	place = schedule_sh_bucket(config, first);
+	if (place)
+		return schedule_take(journey, config, place - 1);
+	if (!(config->flags & SERVICE_SH_FALLBACK))
+		return REASON_NO_BACKEND;
+	for (u32 i = 0; i < SCAN_STEP; i++) {
+		if (journey->scan + i >= SH_BUCKETS)
+			return REASON_NO_BACKEND;
+		offset = (journey->scan + i + first) & (SH_BUCKETS - 1);
+		place = schedule_sh_bucket(config, offset + first);
+		if (place)
+			return schedule_take(journey, config, place - 1);
+	}
+	journey->scan += SCAN_STEP;
+	return SCHEDULE_AGAIN;
+}

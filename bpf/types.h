@@ -1,0 +1,301 @@
+/* Structs and enums that Python also sees; enum values are written out and never reused. */
+
+/* Why a packet was forwarded, handed up or dropped.  Python reads the names from here. */
+enum reason {
+	REASON_OK = 0, /* go on: never counted */
+	REASON_FORWARDED = 1,
+	REASON_NOT_IP = 2,
+	REASON_OTHER_PROTOCOL = 3,
+	REASON_MALFORMED = 4,
+	REASON_FRAGMENT = 5,
+	REASON_OTHER_HOST = 6,
+	REASON_NO_SERVICE = 7,
+	REASON_NOT_OPENING = 8,
+	REASON_NOT_LOCAL = 9,
+	REASON_MARK_EXCLUDED = 10,
+	REASON_SOURCE_PORT_20 = 11,
+	REASON_FTP_NOT_PERSISTENT = 12,
+	REASON_LOCAL_BACKEND = 13,
+	REASON_NO_BACKEND = 14,
+	REASON_TTL_EXCEEDED = 15,
+	REASON_NO_ROUTE = 16,
+	REASON_BUSY = 17,
+	REASON_TABLE_FULL = 18,
+	REASON_INTERNAL = 19,
+	REASON_HANDED_OVER = 20, /* TC goes on with it and counts it */
+	REASON_BACKEND_GONE = 21,
+	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
+	REASON_MAX = 23,
+};
+
+enum scheduler {
+	SCHEDULER_RR = 0,
+	SCHEDULER_WRR = 1,
+	SCHEDULER_WLC = 2,
+	SCHEDULER_SH = 3,
+};
+
+/* Places in a hook's program array.  A scheduler stands at PROGRAM_SCHEDULER + its number. */
+enum program {
+	PROGRAM_NEW = 0,
+	PROGRAM_CONNECT = 1,
+	PROGRAM_SCHEDULER = 8,
+	PROGRAM_MAX = 32,
+};
+
+/* IPVS's TCP states and numbers, then UDP and the mark of an entry that is being removed. */
+enum state {
+	STATE_NONE = 0,
+	STATE_ESTABLISHED = 1,
+	STATE_SYN_SENT = 2,
+	STATE_SYN_RECV = 3,
+	STATE_FIN_WAIT = 4,
+	STATE_TIME_WAIT = 5,
+	STATE_CLOSE = 6,
+	STATE_CLOSE_WAIT = 7,
+	STATE_LAST_ACK = 8,
+	STATE_LISTEN = 9,
+	STATE_SYNACK = 10,
+	STATE_UDP = 11,
+	STATE_DEAD = 15,
+};
+
+/* Indices of `switches`: words that the control plane stores with one write each. */
+enum switch_word {
+	SWITCH_MARKS = 0,
+	SWITCH_SETTINGS = 1,
+	SWITCH_CLOCK = 2, /* jiffies added to the clock, test builds only */
+	SWITCH_MAX = 4,
+};
+
+enum setting {
+	SETTING_EXPIRE_NODEST_CONN = 1,
+	SETTING_EXPIRE_QUIESCENT_TEMPLATE = 2,
+	SETTING_REQUIRE_LOCAL = 4,
+	SETTING_FTP_SERVICE = 8, /* some service is on port 21 */
+	SETTING_ANY_PORT_SERVICE = 16, /* some service takes any port */
+	SETTING_REUSE_CLOSED = 32, /* bits 1 and 2 of conn_reuse_mode */
+	SETTING_REUSE_FIN_WAIT = 64,
+};
+
+enum service_flag {
+	SERVICE_PERSISTENT = 1,
+	SERVICE_BY_MARK = 2,
+	SERVICE_ANY_PORT = 4,
+	SERVICE_STRICT = 8, /* expiry: strict */
+	SERVICE_FTP = 16, /* on port 21: its persistence entries are for any port */
+	SERVICE_SH_PORT = 32,
+	SERVICE_SH_FALLBACK = 64,
+};
+
+enum backend_flag {
+	BACKEND_PRESENT = 1,
+	BACKEND_QUIESCED = 2, /* weight 0 */
+	BACKEND_DRAINING = 4,
+};
+
+enum interface_flag {
+	INTERFACE_XDP = 1, /* XDP is attached here: TC only finishes what XDP hands over */
+	INTERFACE_TRANSMIT = 2, /* XDP may send out of it */
+	INTERFACE_NO_METADATA = 4, /* its driver cannot carry a handover */
+};
+
+enum road {
+	ROAD_NONE = 0,
+	ROAD_TX = 1,
+	ROAD_REDIRECT = 2,
+	ROAD_TC = 3,
+};
+
+enum family {
+	FAMILY_IPV4 = 4,
+	FAMILY_IPV6 = 6,
+};
+
+/* A connection's key, and with client port 0 and a masked client a persistence entry's. */
+struct flow4 {
+	__be32 client;
+	__be32 virtual;
+	__be16 client_port;
+	__be16 virtual_port;
+	u8 protocol;
+	u8 padding[3];
+};
+
+struct flow6 {
+	__be32 client[4];
+	__be32 virtual[4];
+	__be16 client_port;
+	__be16 virtual_port;
+	u8 protocol;
+	u8 padding[3];
+};
+
+/* One flow's backend and state.  Owned by the data plane. */
+struct connection {
+	u64 word; /* identity << 8 | state: changed by compare-and-exchange alone */
+	u64 backend; /* generation << 32 | id */
+	u64 expires; /* jiffies */
+	u64 told; /* jiffies: when its persistence entry last heard of it */
+	u32 timeout; /* jiffies, of its present state */
+	u32 service;
+	u32 persistence; /* identity of the persistence entry that controls it, 0: none */
+	u32 mark;
+};
+
+/* One client's backend for one service.  Owned by the data plane. */
+struct persistence {
+	u64 expires; /* jiffies; 0 while another CPU fills it or removes it */
+	u64 backend; /* generation << 32 | id */
+	u64 timeout; /* jiffies; 60 s for good once it was re-armed */
+	u64 connections; /* that it controls */
+	u64 active; /* of those, in a state that lasts */
+	u64 active_until; /* jiffies: the latest end that those told of */
+	u64 inactive_until; /* the same of the others */
+	u32 identity;
+	u32 service;
+};
+
+/* What names a service; mark services leave all but mark and family 0. */
+struct service_key {
+	__be32 address[4];
+	__be16 port;
+	u8 protocol;
+	u8 family;
+	u32 mark;
+};
+
+/* A version of a service.  Never changed while `service_switches` names it. */
+struct service_config {
+	u64 persistence_timeout; /* jiffies */
+	__be32 netmask[4];
+	u32 flags;
+	u32 scheduler;
+	u32 generation; /* 16 bits; the cursor carries it too */
+	u32 mark;
+	u32 list_offset;
+	u32 list_length;
+	u32 slots_offset;
+	u32 weight_step; /* wrr: greatest common divisor of the weights */
+	u32 weight_max; /* wrr: where a round starts; 0: nobody has a weight */
+	u32 cursor_position; /* where rr and wrr go on in this version */
+	u32 cursor_weight;
+	u32 padding;
+};
+
+struct member {
+	u32 backend;
+	u32 weight;
+};
+
+struct backend {
+	u64 word; /* generation << 32 | flags */
+	__be32 address[4];
+	u32 family;
+	u32 service;
+	/* What the control plane found the route to be: used where the kernel's FIB will not say. */
+	u32 route_ifindex;
+	u32 route_family;
+	__be32 route_gateway[4];
+};
+
+/* How much a backend carries now; wlc compares these. */
+struct load {
+	u64 active;
+	u64 total;
+};
+
+struct counters {
+	u64 connections;
+	u64 packets;
+	u64 bytes;
+};
+
+struct interface {
+	u64 mac; /* as the first six bytes of the word */
+	u32 flags;
+	u32 padding;
+};
+
+struct mac_key {
+	u64 mac;
+	u32 ifindex;
+	u32 padding;
+};
+
+struct address_key {
+	__be32 address[4];
+};
+
+struct mark_key {
+	__be32 address[4];
+	__be16 port;
+	u8 protocol;
+	u8 family;
+	u32 generation;
+};
+
+struct mark_verdict {
+	u32 mark;
+	u32 position; /* of the rule in the configuration: the lower one wins */
+};
+
+/* An ordered rule: (facts & mask) == value in each part, and the port in the range. */
+struct mark_rule {
+	u64 destination[2];
+	u64 destination_mask[2];
+	u64 source[2];
+	u64 source_mask[2];
+	u64 mac;
+	u64 mac_mask;
+	u32 ifindex;
+	u32 ifindex_mask;
+	u16 vlan; /* tag + 1; 0 means untagged */
+	u16 vlan_mask;
+	u16 first_port;
+	u16 last_port;
+	u32 protocols; /* a bit a protocol: 1 TCP, 2 UDP, 4 SCTP */
+	u32 family; /* 0: any */
+	u32 mark;
+	u32 position;
+};
+
+/* A backend's MAC and interface, remembered by one CPU. */
+struct nexthop {
+	u64 until; /* jiffies */
+	u32 ifindex;
+	u32 road;
+	u8 destination[6];
+	u8 source[6];
+	u32 padding;
+};
+
+/* What XDP writes into a packet's metadata for TC. */
+struct handover {
+	u32 magic;
+	u32 reason; /* to count, or REASON_FORWARDED: send it to `backend` */
+	u32 mark;
+	u32 backend;
+	u32 service;
+};
+
+/* What the control plane asks the clock program. */
+struct clock_reading {
+	u64 jiffies;
+	u64 nanoseconds; /* CLOCK_MONOTONIC */
+};
+
+enum table {
+	TABLE_CONNECTIONS4 = 0,
+	TABLE_CONNECTIONS6 = 1,
+	TABLE_PERSISTENCE4 = 2,
+	TABLE_PERSISTENCE6 = 3,
+};
+
+/* An entry that the control plane wants removed; `removed` is the answer. */
+struct reap_item {
+	struct flow6 key; /* of an IPv4 table: a flow4 in its first bytes */
+	u16 table;
+	u16 force; /* 0: only where it has expired */
+	u32 removed;
+};

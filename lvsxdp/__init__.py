@@ -1,0 +1,3 @@
+"""lvsxdp: Linux Virtual Server semantics at XDP speed."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,199 @@
+"""Rules between values: what a configuration of legal values may still get wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from lvsxdp import marks
+from lvsxdp.errors import ConfigError, ConflictError
+from lvsxdp.model import (
+    ANY_PORT,
+    AddressKey,
+    Backend,
+    Capacity,
+    Config,
+    Family,
+    MarkKey,
+    MarkRule,
+    Network,
+    Scheduler,
+    Service,
+    ServiceKey,
+    Settings,
+)
+
+Finding = tuple[str, str]  # a place, and what is wrong there and what would be right
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placed:
+    """A service, its place and its backends' places: of those that could be read."""
+
+    place: str
+    service: Service
+    backends: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """All that could be read of a file, with its places."""
+
+    interfaces: tuple[str, ...]
+    rules: tuple[tuple[str, MarkRule], ...]
+    services: tuple[Placed, ...]
+    settings: Settings
+    capacity: Capacity
+
+    def config(self) -> Config:
+        """The configuration, which is whole where there were no faults."""
+        return Config(
+            interfaces=self.interfaces,
+            marks=tuple(rule for _, rule in self.rules),
+            services=tuple(placed.service for placed in self.services),
+            settings=self.settings,
+            capacity=self.capacity,
+        )
+
+
+def check(config: Config) -> list[str]:
+    """The warnings about a configuration that was put together from legal values.
+
+    ConfigError names all its faults by their places in the file that `config.dump` would write.
+    """
+    draft = _placed(config)
+    found = [f"{place}: {message}" for place, message in faults(draft)]
+    if found:
+        raise ConfigError(*found)
+    return [f"{place}: {message}" for place, message in warnings(draft)]
+
+
+def _placed(config: Config) -> Draft:
+    services = tuple(
+        Placed(place, service, _places(f"{place}.backends", service.backends))
+        for place, service in zip(
+            _places("services", config.services), config.services, strict=True
+        )
+    )
+    rules = tuple(zip(_places("marks", config.marks), config.marks, strict=True))
+    return Draft(config.interfaces, rules, services, config.settings, config.capacity)
+
+
+def _places(place: str, values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(f"{place}[{index}]" for index, _ in enumerate(values))
+
+
+def faults(draft: Draft) -> Iterator[Finding]:
+    """What makes the configuration illegal."""
+    for place, rule in draft.rules:
+        yield from _rule_faults(place, rule)
+    try:
+        marks.expand(tuple(rule for _, rule in draft.rules))
+    except ConflictError as err:
+        yield "marks", str(err)
+    for placed in draft.services:
+        yield from _service_faults(placed)
+    yield from _repeats((p.place, str(p.service.key)) for p in draft.services)
+    names = [(p.place, p.service.name) for p in draft.services]
+    yield from _repeats((f"{place}.name", name) for place, name in names if name is not None)
+    yield from _capacity_faults(draft)
+
+
+def _rule_faults(place: str, rule: MarkRule) -> Iterator[Finding]:
+    sources, destinations = _families(rule.sources), _families(rule.addresses)
+    if sources and destinations and sources != destinations:
+        what = f"{_names(sources)} beside addresses of {_names(destinations)}"
+        yield f"{place}.sources", f"{what}; a packet has one family, write a rule for each"
+
+
+def _families(networks: Iterable[Network]) -> set[Family]:
+    return {Family.of(network) for network in networks}
+
+
+def _names(families: set[Family]) -> str:
+    return " and ".join(sorted(families))
+
+
+def _service_faults(placed: Placed) -> Iterator[Finding]:
+    place, service = placed.place, placed.service
+    if service.flags and service.scheduler is not Scheduler.SH:
+        yield f"{place}.flags", f"belong to scheduler sh, and the scheduler is {service.scheduler}"
+    is_any = isinstance(service.key, AddressKey) and service.key.port == ANY_PORT
+    if is_any and service.persistence is None:
+        yield f"{place}.port", "any needs persistence; give persistence, or one port"
+    backends = list(zip(placed.backends, service.backends, strict=True))
+    for where, backend in backends:
+        yield from _backend_faults(where, backend, service)
+    yield from _repeats((where, str(backend)) for where, backend in backends)
+
+
+def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[Finding]:
+    family = Family.of(backend.address)
+    if family is not service.family:
+        what = f"{backend.address} is {family} and the service is {service.family}"
+        yield f"{place}.address", f"{what}; each family is a service of its own"
+    if backend.port is None:
+        return
+    if isinstance(service.key, AddressKey):
+        port = "any" if service.key.port == ANY_PORT else service.key.port
+        what = f"{backend.port} is not the service's port ({port})"
+    elif service.persistence is None:
+        what = f"{backend.port} is given, and a mark service forwards to the packet's own port"
+    else:
+        return
+    yield f"{place}.port", f"{what}, which {backend.forward} cannot change; leave port out"
+
+
+def _repeats(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    first: dict[str, str] = {}
+    for place, name in named:
+        if name in first:
+            yield place, f"{name} is already {first[name]}; each may stand there once"
+        first.setdefault(name, place)
+
+
+def _capacity_faults(draft: Draft) -> Iterator[Finding]:
+    services = len(draft.services)
+    backends = sum(len(placed.service.backends) for placed in draft.services)
+    for key, count, most in (
+        ("services", services, draft.capacity.services),
+        ("backends", backends, draft.capacity.backends),
+    ):
+        if count > most:
+            yield f"capacity.{key}", f"{most} is too few for {count} {key}; raise it"
+
+
+def warnings(draft: Draft) -> Iterator[Finding]:
+    """What is legal and probably not meant."""
+    for line in marks.warnings(tuple(rule for _, rule in draft.rules)):
+        place, _, message = line.partition(": ")
+        yield place, message
+    yield from _idle_marks(draft)
+    for placed in draft.services:
+        yield from _ignored_ports(placed)
+
+
+def _idle_marks(draft: Draft) -> Iterator[Finding]:
+    """Marks that a rule gives and no service has, and the other way round."""
+    served = {p.service.key for p in draft.services}
+    given: set[ServiceKey] = set()
+    for place, rule in draft.rules:
+        named = _families(rule.addresses) or _families(rule.sources)
+        keys = {MarkKey(rule.mark, family) for family in named or set(Family)}
+        idle = keys - served - given
+        given |= keys
+        if rule.mark and idle and (named or not keys & served):
+            names = " or ".join(sorted(map(str, idle)))
+            yield f"{place}.mark", f"there is no service {names}; give one, or leave the rule out"
+    for placed in draft.services:
+        key = placed.service.key
+        if isinstance(key, MarkKey) and key not in given:
+            hint = "only packets that an earlier tc filter marked will reach it"
+            yield f"{placed.place}.mark", f"no mark rule gives {key}; {hint}"
+
+
+def _ignored_ports(placed: Placed) -> Iterator[Finding]:
+    for place, backend in zip(placed.backends, placed.service.backends, strict=True):
+        if backend.port is not None:
+            why = "a persistent mark service forwards to the packet's own port"
+            yield f"{place}.port", f"{backend.port} is ignored: {why}; leave it out"

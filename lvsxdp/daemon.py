@@ -1,0 +1,41 @@
+"""`lvsxdp run`: sweeps at an interval, in the foreground, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from lvsxdp import ageing
+from lvsxdp.ageing import Load
+from lvsxdp.controller import Balancer
+from lvsxdp.errors import LvsxdpError
+from lvsxdp.state import Folders
+
+
+def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
+    """Sweeps every `interval` seconds until SIGTERM or SIGINT; a failed sweep is said and retried."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Balancer.open(where).close()
+    say(f"event=started interval={interval:g}")
+    drift: dict[int, Load] = {}
+    while not stop.wait(interval):
+        try:
+            drift = _sweep_once(where, drift, say)
+        except LvsxdpError as err:
+            say(f'event=sweep_failed error="{err}"')
+    say("event=stopped")
+
+
+def _sweep_once(
+    where: Folders, drift: dict[int, Load], say: Callable[[str], None]
+) -> dict[int, Load]:
+    with Balancer.open(where) as balancer:
+        done = ageing.sweep(balancer, drift)
+    (where.files / "last_sweep").write_text(f"{time.time():.1f}")
+    if done.removed or done.healed:
+        say(f"event=swept removed={done.removed} healed={done.healed}")
+    return done.drift

@@ -1,0 +1,350 @@
+"""Maps and programs in the kernel, by ctypes on libbpf: nothing here compiles or needs bcc."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import enum
+import errno
+import functools
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lvsxdp.errors import DatapathError
+
+BPF_ANY, BPF_NOEXIST = 0, 1
+F_XDP_HAS_FRAGS = 1 << 5
+LOG_BYTES = 16 << 20
+BATCH = 4096
+PER_CPU_TYPES = {5, 6, 10}  # per-CPU hash, array and LRU hash
+
+
+class ProgramType(enum.IntEnum):
+    """The kernel's numbers for the kinds of program used here."""
+
+    SCHED_CLS = 3
+    XDP = 6
+
+
+class _LoadOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("btf_descriptor", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("kernel_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_descriptor", ctypes.c_uint32),
+        ("attach_btf_descriptor", ctypes.c_uint32),
+        ("descriptors", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_count", ctypes.c_uint32),
+        ("func_info_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_count", ctypes.c_uint32),
+        ("line_info_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log", ctypes.c_char_p),
+    ]
+
+
+class _RunOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("context_in", ctypes.c_void_p),
+        ("context_out", ctypes.c_void_p),
+        ("context_size_in", ctypes.c_uint32),
+        ("context_size_out", ctypes.c_uint32),
+        ("verdict", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    ]
+
+
+class _MapInfo(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
+        ("rest", ctypes.c_uint8 * 128),
+    ]
+
+
+class _ProgramInfo(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_length", ctypes.c_uint32),
+        ("translated_length", ctypes.c_uint32),
+        ("jited", ctypes.c_uint64),
+        ("translated", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("uid", ctypes.c_uint32),
+        ("map_count", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+        ("rest", ctypes.c_uint8 * 256),
+    ]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """libbpf, kept quiet: its errors come back as numbers."""
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as err:
+        raise DatapathError("libbpf.so.1 is missing: install the package libbpf1") from err
+    library.libbpf_set_print(None)
+    return library
+
+
+def _fail(what: str, result: int) -> DatapathError:
+    number = -result if result < -1 else ctypes.get_errno()
+    return DatapathError(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+
+
+def possible_cpus() -> int:
+    """How many values an entry of a per-CPU map has."""
+    return int(_library().libbpf_num_possible_cpus())
+
+
+# ------------------------------------------------------------------------------------ programs
+
+
+def load_program(name: str, code: bytes, kind: ProgramType) -> int:
+    """A descriptor of the loaded program; DatapathError with the verifier's last lines."""
+    options = _LoadOptions(size=ctypes.sizeof(_LoadOptions))
+    options.flags = F_XDP_HAS_FRAGS if kind is ProgramType.XDP else 0
+    descriptor = _prog_load(name, code, kind, options)
+    if descriptor >= 0:
+        return descriptor
+    failure = _fail(f"loading program {name} failed", descriptor)
+    log = ctypes.create_string_buffer(LOG_BYTES)
+    options.log_level, options.log_size = 1, LOG_BYTES
+    options.log = ctypes.cast(log, ctypes.c_char_p)
+    again = _prog_load(name, code, kind, options)
+    if again >= 0:
+        return again
+    lines = log.value.decode(errors="replace").strip().splitlines()
+    raise DatapathError("\n".join([f"{failure}; the verifier's last lines:", *lines[-25:]]))
+
+
+def _prog_load(name: str, code: bytes, kind: ProgramType, options: _LoadOptions) -> int:
+    short = f"lvsxdp_{name}"[:15].encode()
+    return int(
+        _library().bpf_prog_load(
+            int(kind), short, b"GPL", code, ctypes.c_size_t(len(code) // 8), ctypes.byref(options)
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What one test run did: verdict, packet (metadata first), its length, nanoseconds a run."""
+
+    verdict: int
+    data: bytes
+    metadata: int
+    nanoseconds: int
+
+
+def run_program(
+    descriptor: int,
+    packet: bytes,
+    *,
+    ifindex: int | None = None,
+    metadata: int = 0,
+    repeat: int = 1,
+    context: bytes | None = None,
+) -> Run:
+    """Runs a program on a packet.
+
+    `ifindex` makes an XDP program see the packet arrive there; `metadata` is how many bytes of
+    `packet` come before the frame; `context` is a whole __sk_buff or xdp_md instead.
+    """
+    if context is None and (ifindex is not None or metadata):
+        fields = (metadata, len(packet), 0, ifindex or 0, 0, 0)
+        context = b"".join(field.to_bytes(4, "little") for field in fields)
+    output = ctypes.create_string_buffer(len(packet) + 512)
+    given = ctypes.create_string_buffer(packet, len(packet))
+    options = _RunOptions(size=ctypes.sizeof(_RunOptions), repeat=repeat)
+    options.data_in, options.data_size_in = ctypes.addressof(given), len(packet)
+    options.data_out, options.data_size_out = ctypes.addressof(output), len(output)
+    if context is not None:
+        before = ctypes.create_string_buffer(context, len(context))
+        after = ctypes.create_string_buffer(len(context))
+        options.context_in, options.context_size_in = ctypes.addressof(before), len(context)
+        options.context_out, options.context_size_out = ctypes.addressof(after), len(context)
+    result = _library().bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
+    if result:
+        raise _fail("running a program by itself failed", result)
+    moved = 0
+    if context is not None and len(context) == 24:
+        moved = int.from_bytes(after.raw[4:8], "little") - options.data_size_out
+        moved = int.from_bytes(after.raw[0:4], "little") if moved == 0 else 0
+    data = output.raw[: options.data_size_out]
+    return Run(options.verdict, data, moved, options.duration)
+
+
+def program_info(descriptor: int) -> tuple[int, str]:
+    """A program's id and name."""
+    info, size = _ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(_ProgramInfo))
+    result = _library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size))
+    if result:
+        raise _fail("asking for a program's id failed", result)
+    return int(info.id), info.name.decode()
+
+
+def program_name(identity: int) -> str:
+    """The name of a program by its id, `?` where it is gone."""
+    descriptor = int(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(identity)))
+    if descriptor < 0:
+        return "?"
+    try:
+        return program_info(descriptor)[1]
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------- pins
+
+
+def pin(descriptor: int, path: Path) -> None:
+    """Keeps a map or program alive by a file in the bpf file system."""
+    result = _library().bpf_obj_pin(descriptor, os.fsencode(path))
+    if result:
+        raise _fail(f"pinning {path} failed", result)
+
+
+def open_pin(path: Path) -> int:
+    """A descriptor of what is pinned at `path`."""
+    descriptor = int(_library().bpf_obj_get(os.fsencode(path)))
+    if descriptor < 0:
+        raise _fail(f"opening {path} failed", descriptor)
+    return descriptor
+
+
+# ---------------------------------------------------------------------------------------- maps
+
+
+class Map:
+    """One map: entries as bytes, in and out."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes the descriptor over."""
+        self.descriptor = descriptor
+        info, size = _MapInfo(), ctypes.c_uint32(ctypes.sizeof(_MapInfo))
+        result = _library().bpf_obj_get_info_by_fd(
+            descriptor, ctypes.byref(info), ctypes.byref(size)
+        )
+        if result:
+            raise _fail("asking for a map's sizes failed", result)
+        self.type, self.capacity, self.flags = int(info.type), int(info.max_entries), info.flags
+        self.name = info.name.decode()
+        self.key_size, self.value_size = int(info.key_size), int(info.value_size)
+        self.cpus = possible_cpus() if self.type in PER_CPU_TYPES else 1
+        self.stride = -(-self.value_size // 8) * 8 if self.cpus > 1 else self.value_size
+        self._mapping: mmap.mmap | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Map:
+        """The map pinned at `path`."""
+        return cls(open_pin(path))
+
+    def close(self) -> None:
+        """Closes the descriptor; the map lives on where it is pinned."""
+        if self._mapping is not None:
+            self._mapping.close()
+        os.close(self.descriptor)
+
+    def look_up(self, key: bytes) -> bytes | None:
+        """The value (all CPUs' values in a row), or None."""
+        value = ctypes.create_string_buffer(self.stride * self.cpus)
+        if _library().bpf_map_lookup_elem(self.descriptor, key, value):
+            return None
+        return value.raw
+
+    def update(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
+        """Writes an entry."""
+        result = _library().bpf_map_update_elem(
+            self.descriptor, key, value, ctypes.c_uint64(flags)
+        )
+        if result:
+            raise _fail(f"writing to map {self.name} ({self.capacity} entries) failed", result)
+
+    def delete(self, key: bytes) -> bool:
+        """Deletes an entry; False where there was none."""
+        return not _library().bpf_map_delete_elem(self.descriptor, key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries of a hash map, read in batches; what changes meanwhile may be missed."""
+        limit = min(self.capacity, BATCH)
+        keys = ctypes.create_string_buffer(self.key_size * limit)
+        values = ctypes.create_string_buffer(self.stride * self.cpus * limit)
+        token, following = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+        started = False
+        while True:
+            count = ctypes.c_uint32(limit)
+            result = _library().bpf_map_lookup_batch(
+                self.descriptor,
+                token if started else None,
+                following,
+                keys,
+                values,
+                ctypes.byref(count),
+                None,
+            )
+            number = -result if result < -1 else ctypes.get_errno()
+            if result and number != errno.ENOENT:
+                raise _fail(f"reading map {self.name} failed", result)
+            yield from self._split(keys, values, count.value)
+            if result:
+                return
+            token.raw, started = following.raw, True
+
+    def _split(
+        self, keys: ctypes.Array[ctypes.c_char], values: ctypes.Array[ctypes.c_char], count: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        width = self.stride * self.cpus
+        key_bytes, value_bytes = keys.raw, values.raw
+        for index in range(count):
+            yield (
+                key_bytes[index * self.key_size : (index + 1) * self.key_size],
+                value_bytes[index * width : (index + 1) * width],
+            )
+
+    def read_word(self, index: int, offset: int = 0) -> int:
+        """A 64-bit word of a mapped array."""
+        place = index * self._row() + offset
+        return ctypes.c_uint64.from_buffer(self._map(), place).value
+
+    def store_word(self, index: int, value: int, offset: int = 0) -> None:
+        """Stores a 64-bit word of a mapped array with one write, so that it is seen whole."""
+        place = index * self._row() + offset
+        ctypes.c_uint64.from_buffer(self._map(), place).value = value
+
+    def _row(self) -> int:
+        return -(-self.value_size // 8) * 8
+
+    def _map(self) -> mmap.mmap:
+        if self._mapping is None:
+            size = -(-self._row() * self.capacity // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._mapping = mmap.mmap(self.descriptor, size)
+        return self._mapping

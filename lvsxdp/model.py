@@ -1,0 +1,212 @@
+"""The configuration as frozen values: what is asked for, with no trace of YAML or of the kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ANY_PORT = 0
+FTP_PORT = 21
+DEFAULT_PERSISTENCE = 360
+MAX_PERSISTENCE = 2678400
+MAX_WEIGHT = 2**31 - 1
+MAX_MARK = 2**32 - 1
+
+
+class Family(enum.StrEnum):
+    """An address family, by the name that the configuration gives it."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+    @classmethod
+    def of(cls, address: Address | Network) -> Family:
+        """The family of an address or network."""
+        return cls.IPV4 if address.version == 4 else cls.IPV6
+
+
+class Protocol(enum.StrEnum):
+    """A transport protocol that a mark rule or an address service names."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+
+    @property
+    def number(self) -> int:
+        """Its number in the IP header."""
+        return {"tcp": 6, "udp": 17, "sctp": 132}[self.value]
+
+
+class Scheduler(enum.StrEnum):
+    """How a new connection's backend is chosen."""
+
+    RR = "rr"
+    WRR = "wrr"
+    WLC = "wlc"
+    SH = "sh"
+
+
+class Forward(enum.StrEnum):
+    """How a packet reaches its backend."""
+
+    DR = "dr"
+
+
+class Expiry(enum.StrEnum):
+    """When a persistence entry ends: as IPVS ends it, or at its time whatever connections live."""
+
+    IPVS = "ipvs"
+    STRICT = "strict"
+
+
+class SchedulerFlag(enum.StrEnum):
+    """What a scheduler does beyond its default, by ipvsadm's names."""
+
+    SH_PORT = "sh-port"
+    SH_FALLBACK = "sh-fallback"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MarkRule:
+    """Packets that match every given condition get `mark`; an empty tuple does not restrict."""
+
+    mark: int
+    protocols: tuple[Protocol, ...] = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
+    addresses: tuple[Network, ...] = ()
+    ports: tuple[Ports, ...] = ()
+    sources: tuple[Network, ...] = ()
+    source_macs: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    vlans: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Persistence:
+    """One client (under `netmask`) keeps one backend for `timeout` seconds.
+
+    `netmask` is a mask of the service's family, written as an address; for IPv4 any bits.
+    """
+
+    timeout: int
+    netmask: Address
+    expiry: Expiry = Expiry.IPVS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backend:
+    """A machine behind a service.  `port` None means the service's port, or the packet's."""
+
+    address: Address
+    port: int | None = None
+    weight: int = 1
+    forward: Forward = Forward.DR
+    draining: bool = False
+
+    @property
+    def key(self) -> tuple[Address, int | None]:
+        """What names it among its service's backends."""
+        return (self.address, self.port)
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return str(self.address)
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MarkKey:
+    """A service reached by mark: `mark:80`, or `mark6:80` for IPv6."""
+
+    mark: int
+    family: Family
+
+    def __str__(self) -> str:
+        return f"mark{'6' if self.family is Family.IPV6 else ''}:{self.mark}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AddressKey:
+    """A service reached by address: `tcp:192.0.2.10:80`; port ANY_PORT is written `any`."""
+
+    protocol: Protocol
+    address: Address
+    port: int
+
+    @property
+    def family(self) -> Family:
+        """The family of the address."""
+        return Family.of(self.address)
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{self.protocol}:{host}:{self.port if self.port != ANY_PORT else 'any'}"
+
+
+ServiceKey = MarkKey | AddressKey
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """What clients reach, and how its backends are chosen.
+
+    `backends` stands in the order of the file: IPVS's list walks it from the last to the first.
+    """
+
+    key: ServiceKey
+    name: str | None = None
+    scheduler: Scheduler = Scheduler.WLC
+    flags: tuple[SchedulerFlag, ...] = ()
+    persistence: Persistence | None = None
+    backends: tuple[Backend, ...] = ()
+
+    @property
+    def family(self) -> Family:
+        """The family of its clients."""
+        return self.key.family
+
+    def __str__(self) -> str:
+        return self.name or str(self.key)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for all services, by IPVS's names where IPVS has one."""
+
+    expire_nodest_conn: bool = True
+    expire_quiescent_template: bool = False
+    conn_reuse_mode: int = 1
+    require_local: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many entries each table holds; a change needs a new attach."""
+
+    connections: int = 262144
+    persistence: int = 262144
+    services: int = 1024
+    backends: int = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration."""
+
+    interfaces: tuple[str, ...] = ()
+    marks: tuple[MarkRule, ...] = ()
+    services: tuple[Service, ...] = ()
+    settings: Settings = Settings()
+    capacity: Capacity = Capacity()

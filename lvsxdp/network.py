@@ -1,0 +1,347 @@
+"""Interfaces, routes and attachments, by netlink; the only module that imports pyroute2."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lvsxdp.errors import ConflictError, DatapathError, NotFoundError
+from lvsxdp.model import Address
+
+CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000
+SO_NETNS_COOKIE = 71
+BPF_MOUNT = Path("/sys/fs/bpf")
+XDP_GENERIC, XDP_NATIVE, XDP_REPLACE, XDP_IF_NOEXIST = 2, 4, 16, 1
+CLSACT, INGRESS = 0xFFFF0000, 0xFFFFFFF2
+TC_PRIORITY, TC_HANDLE, ETH_P_ALL = 1000, 1, 0x0003
+TC_NAME = "lvsxdp"
+TCA_BPF_ID = 11
+# Devices that XDP cannot send out of: the kernel's road serves them.
+NO_TRANSMIT = {"vlan", "bridge", "macvlan", "dummy", "ipip", "gre", "sit", "ip6tnl", "vxlan", "ifb"}
+XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "multiple"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel has it; `program` is the id of its XDP program, 0: none."""
+
+    name: str
+    index: int
+    mac: str
+    kind: str
+    mtu: int
+    lower: int
+    program: int
+    mode: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """How this host reaches an address; `gateway` is the address itself where it is on the link."""
+
+    ifindex: int
+    gateway: Address
+
+
+def namespace_cookie() -> int:
+    """The number that names this network namespace for as long as the machine is up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        raw = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    return int.from_bytes(raw, "little")
+
+
+def enter_namespace(name: str) -> None:
+    """Moves this process into a network namespace by its name, and nowhere else."""
+    try:
+        descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    except OSError as err:
+        raise NotFoundError(f'there is no network namespace "{name}" (ip netns list)') from err
+    try:
+        _set_namespace(descriptor, CLONE_NEWNET, f"entering namespace {name}")
+    finally:
+        os.close(descriptor)
+
+
+def leave_private_mounts() -> None:
+    """Goes where /sys/fs/bpf lasts: under `ip netns exec` /sys is private and its pins vanish.
+
+    Where no bpf file system is mounted there either, mounts it.
+    """
+    if is_bpf_file_system(BPF_MOUNT):
+        return
+    here, process = os.getcwd(), os.getppid()
+    mine = os.readlink("/proc/self/ns/mnt")
+    while process > 0:
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{process}/ns/mnt") != mine:
+                _enter_mounts(process)
+                os.chdir(here)
+                break
+        process = _parent_of(process)
+    if not is_bpf_file_system(BPF_MOUNT):
+        _mount_bpf_file_system()
+
+
+def _enter_mounts(process: int) -> None:
+    descriptor = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY)
+    try:
+        _set_namespace(descriptor, CLONE_NEWNS, "entering the parent's mounts")
+    finally:
+        os.close(descriptor)
+
+
+def _mount_bpf_file_system() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    BPF_MOUNT.mkdir(parents=True, exist_ok=True)
+    if libc.mount(b"bpf", os.fsencode(BPF_MOUNT), b"bpf", 0, None):
+        reason = os.strerror(ctypes.get_errno())
+        raise DatapathError(f"mounting the bpf file system at {BPF_MOUNT} failed: {reason}")
+
+
+def _parent_of(process: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("PPid:"):
+                return int(line.split()[1])
+    return 0
+
+
+def is_bpf_file_system(path: Path) -> bool:
+    """Whether a bpf file system is mounted at `path`."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    kinds = [line.split()[2] for line in lines if line.split()[1] == str(path)]
+    return bool(kinds) and kinds[-1] == "bpf"
+
+
+def _set_namespace(descriptor: int, kind: int, what: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, kind):
+        number = ctypes.get_errno()
+        raise DatapathError(f"{what} failed: {os.strerror(number)} (are you root?)")
+
+
+class Network:
+    """This network namespace by one netlink socket."""
+
+    def __init__(self) -> None:
+        """Opens the socket in the namespace that the process is in."""
+        from pyroute2 import IPRoute
+
+        self._route: Any = IPRoute()
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._route.close()
+
+    # ------------------------------------------------------------------------------- what is
+
+    def links(self) -> list[Link]:
+        """Every interface."""
+        return [_link(message) for message in self._route.get_links()]
+
+    def link(self, name: str) -> Link:
+        """One interface by name."""
+        for link in self.links():
+            if link.name == name:
+                return link
+        raise NotFoundError(f'there is no interface "{name}" here (ip link)')
+
+    def addresses(self) -> list[Address]:
+        """Every address of this namespace."""
+        found = []
+        for message in self._route.get_addr():
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text:
+                found.append(ipaddress.ip_address(text))
+        return found
+
+    def route(self, address: Address) -> Route | None:
+        """The route to an address, None where there is none or it is local."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        try:
+            answers = list(self._route.route("get", dst=str(address), family=family))
+        except NetlinkError:
+            return None
+        for message in answers:
+            oif = message.get_attr("RTA_OIF")
+            if message["type"] == 1 and oif:
+                gateway = message.get_attr("RTA_GATEWAY")
+                return Route(oif, ipaddress.ip_address(gateway) if gateway else address)
+        return None
+
+    # --------------------------------------------------------------------------------- XDP
+
+    def attach_xdp(self, link: Link, descriptor: int, mode: str, *, force: bool = False) -> None:
+        """Attaches an XDP program where there is none; `force` replaces another's."""
+        flags = XDP_NATIVE if mode == "native" else XDP_GENERIC
+        if not force:
+            flags |= XDP_IF_NOEXIST
+        attributes = [["IFLA_XDP_FD", descriptor], ["IFLA_XDP_FLAGS", flags]]
+        self._set_xdp(link, attributes, f"attaching XDP to {link.name} in {mode} mode")
+
+    def detach_xdp(self, link: Link, mode: str, descriptor: int) -> None:
+        """Detaches this very program; where another has taken its place, that one stays."""
+        flags = (XDP_NATIVE if mode == "native" else XDP_GENERIC) | XDP_REPLACE
+        attributes = [
+            ["IFLA_XDP_FD", -1],
+            ["IFLA_XDP_FLAGS", flags],
+            ["IFLA_XDP_EXPECTED_FD", descriptor],
+        ]
+        self._set_xdp(link, attributes, f"detaching XDP from {link.name}")
+
+    def _set_xdp(self, link: Link, attributes: list[list[Any]], what: str) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            self._route.link("set", index=link.index, xdp={"attrs": attributes})
+        except NetlinkError as err:
+            raise DatapathError(f"{what} failed: {os.strerror(err.code)}") from err
+
+    # ---------------------------------------------------------------------------------- TC
+
+    def attach_tc(self, link: Link, descriptor: int) -> bool:
+        """Puts the program on the ingress filter chain; True where the qdisc was made for it."""
+        made = self._add_clsact(link)
+        try:
+            self._filter("add-filter", link, descriptor)
+        except DatapathError:
+            if made:
+                self.remove_clsact(link)
+            raise
+        return made
+
+    def _add_clsact(self, link: Link) -> bool:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        kinds = [q.get_attr("TCA_KIND") for q in self._route.get_qdiscs(index=link.index)]
+        if "clsact" in kinds:
+            return False
+        if "ingress" in kinds:
+            raise ConflictError(
+                f"{link.name} has an ingress qdisc: replace it by clsact "
+                f"(tc qdisc del dev {link.name} ingress)"
+            )
+        try:
+            self._route.tc("add", "clsact", index=link.index)
+        except NetlinkError as err:
+            what = f"adding the clsact qdisc to {link.name} failed"
+            raise DatapathError(f"{what}: {os.strerror(err.code)}") from err
+        return True
+
+    def _filter(self, command: str, link: Link, descriptor: int) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        options: dict[str, Any] = {"parent": INGRESS, "prio": TC_PRIORITY, "handle": TC_HANDLE}
+        options["protocol"] = ETH_P_ALL
+        if command == "add-filter":
+            options |= {"fd": descriptor, "name": TC_NAME, "direct_action": True, "classid": 1}
+        try:
+            self._route.tc(command, "bpf", link.index, **options)
+        except NetlinkError as err:
+            what = f"{command} on {link.name} (ingress, priority {TC_PRIORITY}) failed"
+            raise DatapathError(f"{what}: {os.strerror(err.code)}") from err
+
+    def tc_program(self, link: Link) -> tuple[int, str] | None:
+        """Id and name of the program at our priority on the ingress chain."""
+        for message in self._route.get_filters(index=link.index, parent=INGRESS):
+            options = message.get_attr("TCA_OPTIONS")
+            if message["info"] >> 16 != TC_PRIORITY or options is None:
+                continue
+            return _filter_program(options), str(options.get_attr("TCA_BPF_NAME"))
+        return None
+
+    def detach_tc(self, link: Link) -> None:
+        """Removes our filter."""
+        self._filter("del-filter", link, 0)
+
+    def remove_clsact(self, link: Link) -> None:
+        """Removes the qdisc that was made for our filter, unless others use it by now."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        for parent in (INGRESS, CLSACT | 0xFFF3):
+            if list(self._route.get_filters(index=link.index, parent=parent)):
+                return
+        with contextlib.suppress(NetlinkError):
+            self._route.tc("del", "clsact", index=link.index)
+
+
+def _filter_program(options: Any) -> int:
+    """The program id of a bpf filter; pyroute2 0.9 has no name for that attribute, number 11."""
+    for name, value in options["attrs"]:
+        if name == "TCA_BPF_ID":
+            return int(value)
+        if name == "UNKNOWN" and value["header"]["type"] == TCA_BPF_ID:
+            return int.from_bytes(value.data[value.offset + 4 : value.offset + 8], "little")
+    return 0
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    xdp = message.get_attr("IFLA_XDP")
+    attached = (xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else 0) or 0
+    return Link(
+        name=message.get_attr("IFLA_IFNAME"),
+        index=message["index"],
+        mac=message.get_attr("IFLA_ADDRESS") or "00:00:00:00:00:00",
+        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        mtu=message.get_attr("IFLA_MTU") or 0,
+        lower=message.get_attr("IFLA_LINK") or 0,
+        program=(xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else 0) or 0,
+        mode=XDP_MODES.get(attached, ""),
+    )
+
+
+def can_transmit(link: Link) -> bool:
+    """Whether XDP may send out of this interface."""
+    return link.kind not in NO_TRANSMIT and link.name != "lo"
+
+
+def upper_macs(links: list[Link]) -> Iterator[tuple[int, str]]:
+    """For each VLAN or macvlan device with a MAC of its own: its lower interface and that MAC."""
+    macs = {link.index: link.mac for link in links}
+    for link in links:
+        if link.kind in ("vlan", "macvlan") and macs.get(link.lower, link.mac) != link.mac:
+            yield link.lower, link.mac
+
+
+def sysctl(name: str) -> str:
+    """The value of a sysctl by its path below /proc/sys."""
+    return Path("/proc/sys", name).read_text().strip()
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Sets a sysctl."""
+    Path("/proc/sys", name).write_text(value + "\n")
+
+
+def cookie_of(namespace: Path) -> int:
+    """The cookie of another network namespace, asked from a thread that visits it."""
+    found: list[int] = []
+
+    def visit() -> None:
+        with contextlib.suppress(OSError, DatapathError):
+            descriptor = os.open(namespace, os.O_RDONLY)
+            try:
+                _set_namespace(descriptor, CLONE_NEWNET, f"entering {namespace}")
+                found.append(namespace_cookie())
+            finally:
+                os.close(descriptor)
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    thread.join()
+    if not found:
+        raise DatapathError(f"{namespace} cannot be entered")
+    return found[0]

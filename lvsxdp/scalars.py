@@ -1,0 +1,260 @@
+"""Text to values: one parser for each kind of value, which says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import functools
+import ipaddress
+import json
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+from lvsxdp.errors import ConfigError
+from lvsxdp.model import (
+    ANY_PORT,
+    MAX_MARK,
+    MAX_PERSISTENCE,
+    MAX_WEIGHT,
+    Address,
+    Expiry,
+    Family,
+    Forward,
+    Network,
+    Ports,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+)
+
+MAX_PORT = 65535
+MAX_VLAN = 4094
+MAX_INTERFACE = 15
+MAX_NAMED = 16
+
+_SCHEDULERS_LATER = ("lc", "lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
+_FLAGS_LATER = ("mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3")
+_FORWARD_LATER = ("tunnel", "nat")
+
+E = TypeVar("E", bound=enum.StrEnum)
+T = TypeVar("T")
+
+
+def quote(text: str) -> str:
+    """The text in double quotes, with control characters escaped."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known words, or some of them where none is near."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = ", ..." if len(words) > MAX_NAMED else ""
+    return f"there is {', '.join(words[:MAX_NAMED])}{more}" if words else "there is none"
+
+
+def parse_whole(text: str, what: str, low: int, high: int) -> int:
+    """A whole number in plain decimal digits, within both bounds."""
+    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text) or not low <= int(text) <= high:
+        raise ConfigError(f"{quote(text)} is not {what} ({low} to {high})")
+    return int(text)
+
+
+def parse_choice(text: str, what: str, choices: type[E], later: Iterable[str] = ()) -> E:
+    """The member of that name; names in `later` are known, but not in this version."""
+    names = ", ".join(choices)
+    if text in later:
+        raise ConfigError(f"{quote(text)} is not available in this version ({names})")
+    if text not in list(choices):
+        raise ConfigError(f"{quote(text)} is not {what} ({names})")
+    return choices(text)
+
+
+def parse_switch(text: str) -> bool:
+    """True or false, in YAML's words or as 1 or 0."""
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise ConfigError(f"{quote(text)} is not a switch (true, false, 1, 0)")
+
+
+def parse_weight(text: str) -> int:
+    """A backend's weight; 0 quiesces."""
+    return parse_whole(text, "a weight", 0, MAX_WEIGHT)
+
+
+def parse_timeout(text: str) -> int:
+    """The seconds of persistence."""
+    return parse_whole(text, "a timeout in whole seconds", 1, MAX_PERSISTENCE)
+
+
+def parse_rule_mark(text: str) -> int:
+    """The mark that a rule gives; 0 ends classification."""
+    return parse_whole(text, "a mark", 0, MAX_MARK)
+
+
+def parse_service_mark(text: str) -> int:
+    """The mark of a service."""
+    return parse_whole(text, "a service's mark", 1, MAX_MARK)
+
+
+def parse_vlan(text: str) -> int:
+    """A VLAN id."""
+    return parse_whole(text, "a VLAN id", 1, MAX_VLAN)
+
+
+def parse_port(text: str) -> int:
+    """One port."""
+    return parse_whole(text, "a port", 1, MAX_PORT)
+
+
+def parse_service_port(text: str) -> int:
+    """A service's port, ANY_PORT for `any`."""
+    if text == "any":
+        return ANY_PORT
+    try:
+        return parse_port(text)
+    except ConfigError:
+        raise ConfigError(f"{quote(text)} is not a port (1 to {MAX_PORT}, or any)") from None
+
+
+def parse_ports(text: str) -> Ports:
+    """One port (`80`) or a range with both its ends (`20-21`)."""
+    first, dash, last = text.partition("-")
+    try:
+        ports = Ports(parse_port(first), parse_port(last if dash else first))
+    except ConfigError:
+        what = f"a port (1 to {MAX_PORT}) or a range (20-21)"
+        raise ConfigError(f"{quote(text)} is not {what}") from None
+    if ports.first > ports.last:
+        raise ConfigError(f"{quote(text)} runs backwards; write {ports.last}-{ports.first}")
+    return ports
+
+
+parse_scheduler = functools.partial(
+    parse_choice, what="a scheduler", choices=Scheduler, later=_SCHEDULERS_LATER
+)
+parse_flag = functools.partial(
+    parse_choice, what="a scheduler flag", choices=SchedulerFlag, later=_FLAGS_LATER
+)
+parse_forward = functools.partial(
+    parse_choice, what="a forwarding method", choices=Forward, later=_FORWARD_LATER
+)
+parse_protocol = functools.partial(parse_choice, what="a protocol", choices=Protocol)
+parse_family = functools.partial(parse_choice, what="a family", choices=Family)
+parse_expiry = functools.partial(parse_choice, what="an expiry", choices=Expiry)
+
+
+def parse_service_protocol(text: str) -> Protocol:
+    """The protocol of an address service."""
+    if text == Protocol.SCTP:
+        raise ConfigError('"sctp" is not available in this version for a service (tcp, udp)')
+    if text not in list(Protocol):
+        raise ConfigError(f"{quote(text)} is not a service's protocol (tcp, udp)")
+    return Protocol(text)
+
+
+def parse_address(text: str) -> Address:
+    """An IPv4 or IPv6 address without a zone."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(f"{quote(text)} is not an IPv4 or IPv6 address") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise ConfigError(f"{quote(text)} has a zone; leave out %{address.scope_id}")
+    return address
+
+
+def parse_host(text: str) -> Address:
+    """An address that a service or a backend may have: unicast, and not of one link alone."""
+    address = parse_address(text)
+    unfit = _why_no_host(address)
+    if unfit:
+        raise ConfigError(f"{quote(text)} is {unfit}; a service or backend needs a unicast address")
+    return address
+
+
+def _why_no_host(address: Address) -> str:
+    if address.is_unspecified:
+        return "the unspecified address"
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address == ipaddress.IPv4Address("255.255.255.255"):
+        return "the broadcast address"
+    if isinstance(address, ipaddress.IPv6Address) and address.is_link_local:
+        return "a link-local address"
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return f"the IPv4 address {address.ipv4_mapped} in IPv6 writing"
+    return ""
+
+
+def parse_network(text: str) -> Network:
+    """An address, or a prefix such as 192.0.2.0/24 without bits below it."""
+    address, slash, length = text.partition("/")
+    if slash and not re.fullmatch(r"0|[1-9][0-9]{0,2}", length):
+        raise ConfigError(f"{quote(text)} is not an address or prefix (192.0.2.0/24)")
+    host = parse_address(address)
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        longest = host.max_prefixlen
+        raise ConfigError(f"{quote(text)}: a prefix is 0 to {longest} bits long") from None
+    if network.network_address != host:
+        raise ConfigError(f"{quote(text)} has bits beyond its prefix; write {network}")
+    return network
+
+
+def parse_netmask(value: str | int, family: Family) -> Address:
+    """A persistence netmask as an address.
+
+    IPv4 takes dotted bits of any pattern or a prefix length of 0 to 32, IPv6 a prefix length of
+    1 to 128 (as ipvsadm's -M, which however reads `24` as 0.0.0.24).
+    """
+    text = str(value)
+    if family is Family.IPV6:
+        length = parse_whole(text, "an IPv6 netmask: a prefix length", 1, 128)
+        return ipaddress.IPv6Address((2**length - 1) << (128 - length))
+    if re.fullmatch(r"[1-2]?[0-9]|3[0-2]", text):
+        return ipaddress.IPv4Address((2 ** int(text) - 1) << (32 - int(text)))
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        what = "an IPv4 netmask (255.255.255.0, or a prefix length of 0 to 32)"
+        raise ConfigError(f"{quote(text)} is not {what}") from None
+
+
+def full_netmask(family: Family) -> Address:
+    """The netmask under which every client stands alone."""
+    return parse_netmask(32 if family is Family.IPV4 else 128, family)
+
+
+def parse_mac(text: str) -> str:
+    """A MAC address in lower case."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", text):
+        raise ConfigError(f"{quote(text)} is not a MAC address (02:00:00:00:00:01)")
+    return text.lower()
+
+
+def parse_interface(text: str) -> str:
+    """The name of an interface, by the kernel's rule for names."""
+    is_short = 0 < len(text.encode("utf-8", "surrogatepass")) <= MAX_INTERFACE
+    if not is_short or text in (".", "..") or re.search(r"[\s/:\0]", text):
+        rule = f"1 to {MAX_INTERFACE} bytes without white space, / and :"
+        raise ConfigError(f"{quote(text)} is not an interface's name ({rule})")
+    return text
+
+
+def parse_name(text: str) -> str:
+    """A service's name, which must not look like a key or an option."""
+    if ":" in text:
+        raise ConfigError(f"{quote(text)} looks like a service's key; a name has no colon")
+    if not text or not text.isprintable() or " " in text or text.startswith("-"):
+        rule = "printable, without white space, not starting with -"
+        raise ConfigError(f"{quote(text)} is not a name ({rule})")
+    return text

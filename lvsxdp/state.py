@@ -1,0 +1,150 @@
+"""What is remembered between commands: the lock, the configuration, ids, layouts, attachments."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lvsxdp import records, snapshot
+from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.model import Config
+from lvsxdp.tables import BackendPlace, Book, Schema, ServicePlace
+
+VERSION = 1
+
+
+@dataclasses.dataclass(slots=True)
+class Attachment:
+    """One interface that is attached."""
+
+    interface: str
+    ifindex: int
+    mode: str
+    program: int
+    made_clsact: bool
+
+
+@dataclasses.dataclass(slots=True)
+class State:
+    """All that a later command needs; `described` is what the compiler said of the maps."""
+
+    config: Config
+    book: Book
+    attachments: list[Attachment]
+    described: dict[str, Any]
+
+    @property
+    def schema(self) -> Schema:
+        """Layouts and enums of the maps as they were compiled."""
+        tables = self.described["tables"]
+        return Schema(
+            keys={name: records.layout_of(table["key"]) for name, table in tables.items()},
+            values={name: records.layout_of(table["value"]) for name, table in tables.items()},
+            enums=self.described["enums"],
+            hz=self.described["hz"],
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Folders:
+    """Where one network namespace's pins and files are."""
+
+    pins: Path
+    files: Path
+
+    @property
+    def state_file(self) -> Path:
+        """The file that holds the State."""
+        return self.files / "state.json"
+
+
+def folders(cookie: int, pins: Path, files: Path) -> Folders:
+    """The folders of the namespace with this cookie."""
+    return Folders(pins / str(cookie), files / str(cookie))
+
+
+def read(where: Folders) -> State | None:
+    """The state that is on record, None where there is none."""
+    try:
+        plain = json.loads(where.state_file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as err:
+        raise DatapathError(f"{where.state_file} is damaged: {err}") from err
+    if plain["version"] != VERSION:
+        raise ConflictError(f"{where.state_file} is of version {plain['version']}, not {VERSION}")
+    return State(
+        config=snapshot.from_plain(plain["config"]),
+        book=_book_from(plain["book"]),
+        attachments=[Attachment(**attached) for attached in plain["attachments"]],
+        described=plain["described"],
+    )
+
+
+def write(where: Folders, state: State) -> None:
+    """Puts the state on record: a new file renamed over the old."""
+    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plain = {
+        "version": VERSION,
+        "config": snapshot.to_plain(state.config),
+        "book": _book_to(state.book),
+        "attachments": [dataclasses.asdict(attached) for attached in state.attachments],
+        "described": state.described,
+    }
+    temporary = where.state_file.with_suffix(".new")
+    with temporary.open("w") as file:
+        json.dump(plain, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(where.state_file)
+
+
+def _book_to(book: Book) -> dict[str, Any]:
+    return dataclasses.asdict(book)
+
+
+def _book_from(plain: dict[str, Any]) -> Book:
+    services = {}
+    for key, place in plain["services"].items():
+        backends = {name: BackendPlace(**b) for name, b in place.pop("backends").items()}
+        services[key] = ServicePlace(**place, backends=backends)
+    return Book(
+        services=services,
+        service_generations={int(k): v for k, v in plain["service_generations"].items()},
+        backend_generations={int(k): v for k, v in plain["backend_generations"].items()},
+        mark_generation=plain["mark_generation"],
+    )
+
+
+@contextlib.contextmanager
+def locked(
+    where: Folders,
+    wait: float,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """The namespace's lock, held meanwhile; ConflictError names who holds it after `wait` s."""
+    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (where.files / "lock").open("a+") as file:
+        limit = clock() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock() >= limit:
+                    file.seek(0)
+                    holder = file.read().strip() or "another command"
+                    raise ConflictError(f"the lock is held by {holder} (--wait)") from None
+                pause(0.02)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield

@@ -1,0 +1,68 @@
+"""Direct routing: whole frames in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import BACKENDS, NEAR, ROUTER_MAC, Datapath
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+
+WEB = """
+services:
+  - {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: rr, backends: [{address: 10.0.0.11}]}
+"""
+
+
+def to_host(datapath: Datapath, interface: str = "lb0") -> Any:
+    """The Ethernet header of a frame from the router to the balancer."""
+    return Ether(src=ROUTER_MAC, dst=datapath.mac[interface])
+
+
+def test_a_new_connection_goes_to_the_backend_with_new_macs_and_one_hop_less(
+    datapath: Datapath,
+) -> None:
+    datapath.apply(WEB)
+    packet = IP(src="198.51.100.7", dst="192.0.2.10", ttl=64) / TCP(sport=1001, dport=80, flags="S")
+    verdict = datapath.send(to_host(datapath) / packet)
+    packet.ttl = 63
+    expected = Ether(src=datapath.mac["lb1"], dst=BACKENDS["10.0.0.11"]) / packet
+    assert (verdict.action, verdict.frame) == ("redirect", bytes(expected))
+    assert datapath.reasons() == {"forwarded": 1}
+
+
+def test_a_backend_on_the_link_that_the_packet_came_by_is_reached_by_sending_it_back(
+    datapath: Datapath,
+) -> None:
+    datapath.apply(WEB.replace("10.0.0.11", "172.31.0.11"))
+    packet = IP(src="198.51.100.7", dst="192.0.2.10", ttl=64) / TCP(sport=1001, dport=80, flags="S")
+    verdict = datapath.send(to_host(datapath) / packet)
+    packet.ttl = 63
+    expected = Ether(src=datapath.mac["lb0"], dst=NEAR["172.31.0.11"]) / packet
+    assert (verdict.action, verdict.frame) == ("tx", bytes(expected))
+
+
+def test_tags_of_the_way_in_are_gone_on_the_way_out(datapath: Datapath) -> None:
+    datapath.apply(WEB)
+    packet = IP(src="198.51.100.7", dst="192.0.2.10", ttl=64) / TCP(sport=1001, dport=80, flags="S")
+    tags = Dot1Q(vlan=10) / Dot1Q(vlan=20)
+    verdict = datapath.send(to_host(datapath) / tags / packet)
+    packet.ttl = 63
+    expected = Ether(src=datapath.mac["lb1"], dst=BACKENDS["10.0.0.11"]) / packet
+    assert (verdict.action, verdict.frame) == ("redirect", bytes(expected))
+
+
+def test_ipv6_is_forwarded_with_one_hop_less(datapath: Datapath) -> None:
+    datapath.apply("""
+services:
+  - protocol: udp
+    address: "2001:db8::10"
+    port: 53
+    backends: [{address: "2001:db8:0:2::11"}]
+""")
+    packet = IPv6(src="2001:db8:1::7", dst="2001:db8::10", hlim=9) / UDP(sport=5000, dport=53) / b"?"
+    verdict = datapath.send(to_host(datapath) / packet)
+    packet.hlim = 8
+    expected = Ether(src=datapath.mac["lb1"], dst=BACKENDS["2001:db8:0:2::11"]) / packet
+    assert (verdict.action, verdict.frame) == ("redirect", bytes(expected))

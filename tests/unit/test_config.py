@@ -1,0 +1,1045 @@
+"""YAML to a configuration and back, and the names of services and backends."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lvsxdp import checks, config, marks
+from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
+from lvsxdp.model import (
+    ANY_PORT,
+    MAX_MARK,
+    MAX_PERSISTENCE,
+    MAX_WEIGHT,
+    AddressKey,
+    Backend,
+    Capacity,
+    Config,
+    Expiry,
+    Family,
+    MarkKey,
+    MarkRule,
+    Persistence,
+    Ports,
+    Protocol,
+    Scheduler,
+    SchedulerFlag,
+    Service,
+    Settings,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHOP = (ROOT / "examples" / "shop.yaml").read_text()
+
+ip = ipaddress.ip_address
+net = ipaddress.ip_network
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(text, "f")
+    return list(caught.value.problems)
+
+
+def loaded(text: str) -> Config:
+    return config.load(text)[0]
+
+
+def warned(text: str) -> list[str]:
+    return config.load(text, "f")[1]
+
+
+def service(body: str) -> str:
+    return f"services: [{{{body}}}]"
+
+
+def backend(body: str) -> str:
+    return service(f"mark: 1, family: ipv4, backends: [{{address: 10.0.0.1, {body}}}]")
+
+
+def rule(body: str) -> str:
+    return f"marks: [{{mark: 1, address: 192.0.2.1, {body}}}]"
+
+
+# ---- what is read ----
+
+
+def test_the_example_loads_without_warnings() -> None:
+    read, warnings = config.load(SHOP, "shop.yaml")
+    assert warnings == []
+    assert [(str(s.key), s.name, len(s.backends)) for s in read.services] == [
+        ("mark:1", "shop", 3),
+        ("mark6:1", "shop6", 3),
+        ("tcp:192.0.2.10:8080", "plain", 3),
+    ]
+
+
+def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
+    text = """
+    interfaces: [eth0, eth1]
+    marks:
+      - mark: 7
+        protocols: [tcp, sctp]
+        addresses: [192.0.2.10, 192.0.2.128/25]
+        ports: [80, 20-21]
+        sources: [198.51.100.0/24]
+        source_mac: 02:00:00:00:00:0A
+        interfaces: [eth0]
+        vlan: 5
+    services:
+      - name: shop
+        mark: 7
+        family: ipv4
+        scheduler: sh
+        flags: [sh-port, sh-fallback]
+        persistence: {timeout: 600, netmask: 255.0.255.0, expiry: strict}
+        forward: dr
+        backends:
+          - {address: 10.0.0.11, port: 80, weight: 3, forward: dr, draining: true}
+    settings:
+      expire_nodest_conn: 0
+      expire_quiescent_template: true
+      conn_reuse_mode: 3
+      require_local: false
+    capacity: {connections: 1000, persistence: 2000, services: 10, backends: 20}
+    """
+    assert loaded(text) == Config(
+        interfaces=("eth0", "eth1"),
+        marks=(
+            MarkRule(
+                mark=7,
+                protocols=(Protocol.TCP, Protocol.SCTP),
+                addresses=(net("192.0.2.10"), net("192.0.2.128/25")),
+                ports=(Ports(80, 80), Ports(20, 21)),
+                sources=(net("198.51.100.0/24"),),
+                source_macs=("02:00:00:00:00:0a",),
+                interfaces=("eth0",),
+                vlans=(5,),
+            ),
+        ),
+        services=(
+            Service(
+                key=MarkKey(7, Family.IPV4),
+                name="shop",
+                scheduler=Scheduler.SH,
+                flags=(SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK),
+                persistence=Persistence(600, ip("255.0.255.0"), Expiry.STRICT),
+                backends=(Backend(ip("10.0.0.11"), port=80, weight=3, draining=True),),
+            ),
+        ),
+        settings=Settings(False, True, 3, False),
+        capacity=Capacity(1000, 2000, 10, 20),
+    )
+
+
+def test_what_is_left_out_takes_its_default() -> None:
+    assert loaded(
+        "{marks: [{mark: 1, address: any}], services: [{mark: 1, family: ipv4}]}"
+    ) == Config(marks=(MarkRule(1),), services=(Service(MarkKey(1, Family.IPV4)),))
+
+
+def test_an_empty_mapping_is_a_configuration_of_nothing() -> None:
+    assert config.load("{}") == (Config(), [])
+
+
+def test_the_singular_and_a_scalar_stand_for_a_list_of_one() -> None:
+    one = "{mark: 1, protocol: tcp, address: 192.0.2.1, port: 80, source: 10.0.0.0/8, interface: a}"
+    scalar = one.replace("protocol:", "protocols:").replace("port:", "ports:")
+    several = (
+        "{mark: 1, protocols: [tcp], addresses: [192.0.2.1], ports: [80],"
+        " sources: [10.0.0.0/8], interfaces: [a]}"
+    )
+    rules = {loaded(f"marks: [{text}]").marks for text in (one, scalar, several)}
+    assert rules == {
+        (
+            MarkRule(
+                1,
+                (Protocol.TCP,),
+                (net("192.0.2.1"),),
+                (Ports(80, 80),),
+                (net("10.0.0.0/8"),),
+                interfaces=("a",),
+            ),
+        )
+    }
+
+
+def test_a_rule_for_any_address_and_any_port_restricts_neither() -> None:
+    assert loaded("marks: [{mark: 0, address: any, port: any}]").marks == (MarkRule(0),)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("true", Persistence(360, ip("255.255.255.255"))),
+        ("false", None),
+        ("90", Persistence(90, ip("255.255.255.255"))),
+        ("{}", Persistence(360, ip("255.255.255.255"))),
+        ("{netmask: 24}", Persistence(360, ip("255.255.255.0"))),
+        ("{netmask: 0}", Persistence(360, ip("0.0.0.0"))),
+        ("{netmask: 0.0.0.255}", Persistence(360, ip("0.0.0.255"))),
+        ("{timeout: 2678400, expiry: strict}", None),
+    ],
+)
+def test_persistence_is_a_switch_a_number_or_a_mapping(
+    text: str, expected: Persistence | None
+) -> None:
+    if "strict" in text:
+        expected = Persistence(MAX_PERSISTENCE, ip("255.255.255.255"), Expiry.STRICT)
+    read = loaded(service(f"mark: 1, family: ipv4, persistence: {text}"))
+    assert read.services[0].persistence == expected
+
+
+def test_an_ipv6_netmask_is_a_prefix_length_and_128_by_default() -> None:
+    masks = [
+        loaded(service(f"mark: 1, family: ipv6, persistence: {text}")).services[0].persistence
+        for text in ("{netmask: 64}", "{netmask: 1}", "true")
+    ]
+    assert [str(mask.netmask) for mask in masks if mask] == [
+        "ffff:ffff:ffff:ffff::",
+        "8000::",
+        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    ]
+
+
+def test_the_family_of_a_mark_service_follows_from_its_backends() -> None:
+    text = service('mark: 1, backends: [{address: "2001:db8::1"}]')
+    assert loaded(text).services[0].key == MarkKey(1, Family.IPV6)
+
+
+def test_a_backend_port_equal_to_its_services_is_no_port_of_its_own() -> None:
+    read = loaded(
+        service("protocol: tcp, address: 192.0.2.1, port: 80,"
+                " backends: [{address: 10.0.0.1, port: 80}]")
+    )  # fmt: skip
+    assert read.services[0].backends == (Backend(ip("10.0.0.1")),)
+
+
+def test_a_service_of_any_port_is_written_any() -> None:
+    read = loaded(service("protocol: udp, address: 192.0.2.1, port: any, persistence: true"))
+    assert read.services[0].key == AddressKey(Protocol.UDP, ip("192.0.2.1"), ANY_PORT)
+
+
+def test_backends_keep_the_order_of_the_file() -> None:
+    text = service("mark: 1, backends: [{address: 10.0.0.3}, {address: 10.0.0.1}]")
+    assert [str(b) for b in loaded(text).services[0].backends] == ["10.0.0.3", "10.0.0.1"]
+
+
+def test_switches_are_read_in_all_of_yamls_words_and_as_numbers() -> None:
+    words = ["true", "yes", "on", "1", "True"], ["false", "no", "off", "0", "FALSE"]
+    read = [
+        [loaded(f"settings: {{require_local: {word}}}").settings.require_local for word in row]
+        for row in words
+    ]
+    assert read == [[True] * 5, [False] * 5]
+
+
+def test_the_largest_and_smallest_legal_values_are_accepted() -> None:
+    rules = f"[{{mark: {MAX_MARK}, address: any, ports: [1, 65535], vlan: [1, 4094]}}]"
+    backends = f"[{{address: 10.0.0.1, weight: {MAX_WEIGHT}}}, {{address: 10.0.0.2, weight: 0}}]"
+    read = loaded(f"{{marks: {rules}, services: [{{mark: {MAX_MARK}, backends: {backends}}}]}}")
+    assert [b.weight for b in read.services[0].backends] == [MAX_WEIGHT, 0]
+
+
+def test_an_anchor_may_be_used_again() -> None:
+    text = """
+    services:
+      - {mark: 1, backends: &pool [{address: 10.0.0.1}]}
+      - {mark: 2, backends: *pool}
+    """
+    first, second = loaded(text).services
+    assert first.backends == second.backends
+
+
+def test_text_in_quotes_is_never_a_trap() -> None:
+    text = """
+    interfaces: ["on"]
+    marks: [{mark: "1", address: "192.0.2.1", port: "80", source_mac: "10:11:22:33:44:55"}]
+    services: [{name: "080", mark: "1", family: "ipv4"}]
+    """
+    read = loaded(text)
+    assert (read.interfaces, read.services[0].name) == (("on",), "080")
+
+
+# ---- faults: place, value, remedy ----
+
+SCHEDULERS = "(rr, wrr, wlc, sh)"
+
+FAULTS = {
+    # documents and syntax
+    "": "f:1: the file is empty; {} is a configuration of nothing",
+    "# nothing\n": "f:1: the file is empty; {} is a configuration of nothing",
+    "- a": "f:1: a list stands where a mapping belongs,"
+    " with keys of: interfaces, marks, services, settings, capacity",
+    "hello": 'f:1: "hello" stands where a mapping belongs,'
+    " with keys of: interfaces, marks, services, settings, capacity",
+    "settings: {}\n---\nsettings: {}": "f:3: a second document starts here; leave out the ---",
+    "marks:\n\t- {mark: 1}": "f:2: there is a tab; YAML is indented with spaces",
+    "a: b: c": "f:1: this is not YAML, column 5: mapping values are not allowed here",
+    "a: *b": "f:1: this is not YAML, column 4: found undefined alias 'b'",
+    "[" * 5000: "f:1: lists and mappings are nested too deeply",
+    "a: \x00": "f:1: this is not YAML: unacceptable character #x0000: special characters are not"
+    ' allowed in "<unicode string>", position 3',
+    # keys
+    "service: []": "f:1: service: is no key here; did you mean services?",
+    "zzz: 1": "f:1: zzz: is no key here; there is interfaces, marks, services, settings, capacity",
+    "settings: {conn_reuse: 1}": "f:1: settings.conn_reuse: is no key here;"
+    " did you mean conn_reuse_mode?",
+    "{[1]: 2}": "f:1: a list: is no key here;"
+    " there is interfaces, marks, services, settings, capacity",
+    "settings:\n  require_local: 1\n  require_local: 0": "f:2: settings.require_local:"
+    " is given again in line 3; YAML would keep only the last, leave one out",
+    rule("ports: [1], port: 2"): "f:1: marks[0].ports: stands beside port; put all into ports",
+    # shapes
+    "services:": "f:1: services: nothing stands where a list belongs; an empty list is []",
+    "services: {name: a}": "f:1: services: a mapping stands where a list belongs;"
+    " an empty list is []",
+    "capacity: 5": 'f:1: capacity: "5" stands where a mapping belongs,'
+    " with keys of: connections, persistence, services, backends",
+    "marks: [1]": 'f:1: marks[0]: "1" stands where a mapping belongs, with keys of: mark, protocol,'
+    " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
+    " interface, interfaces, vlan, vlans",
+    "services: [a]": 'f:1: services[0]: "a" stands where a mapping belongs, with keys of: name,'
+    " mark, family, protocol, address, port, scheduler, flags, persistence, forward, backends",
+    service("mark: 1, family: ipv4, name: [a]"): "f:1: services[0].name:"
+    " a list stands where one value belongs",
+    service("mark: 1, backends: [10.0.0.1]"): 'f:1: services[0].backends[0]: "10.0.0.1" stands'
+    " where a mapping belongs, with keys of: address, port, weight, forward, draining",
+    rule("ports: []"): "f:1: marks[0].ports: the list is empty;"
+    " leave the key out where nothing is to be compared",
+    # YAML's traps
+    "interfaces: [on]": 'f:1: interfaces[0]: YAML reads on as true; write "on", in quotes',
+    "interfaces: [2001-01-01]": "f:1: interfaces[0]: YAML reads 2001-01-01 as a timestamp,"
+    ' 2001-01-01; write "2001-01-01", in quotes',
+    service("mark: 1, family: ipv4, name: no"): "f:1: services[0].name:"
+    ' YAML reads no as false; write "no", in quotes',
+    service("mark: 1, family: ipv4, name: 80"): "f:1: services[0].name:"
+    ' YAML reads 80 as a number; write "80", in quotes',
+    service("mark: 1, family: ipv4, scheduler: off"): "f:1: services[0].scheduler:"
+    f' "off" is not a scheduler {SCHEDULERS}; YAML reads it as false',
+    rule("ports: [22:23]"): 'f:1: marks[0].ports[0]: "22:23" is not a port (1 to 65535)'
+    " or a range (20-21); YAML reads it as 1343",
+    rule("port: 010"): 'f:1: marks[0].port: "010" is not a port (1 to 65535)'
+    " or a range (20-21); YAML reads it as 8",
+    rule("source_mac: 10:11:22:33:44:55"): "f:1: marks[0].source_mac: YAML reads"
+    ' 10:11:22:33:44:55 as 7923433495; write "10:11:22:33:44:55", in quotes',
+    service("mark: 0x10, family: ipv4"): 'f:1: services[0].mark: "0x10" is not a service\'s mark'
+    " (1 to 4294967295); YAML reads it as 16",
+    service("mark: 1_0, family: ipv4"): 'f:1: services[0].mark: "1_0" is not a service\'s mark'
+    " (1 to 4294967295); YAML reads it as 10",
+    service("mark: 1e3, family: ipv4"): 'f:1: services[0].mark: "1e3" is not a service\'s mark'
+    " (1 to 4294967295)",
+    service("mark: yes, family: ipv4"): 'f:1: services[0].mark: "yes" is not a service\'s mark'
+    " (1 to 4294967295); YAML reads it as true",
+    backend("weight: 10.0"): 'f:1: services[0].backends[0].weight: "10.0" is not a weight'
+    " (0 to 2147483647); YAML reads it as a float, 10.0",
+    backend("weight: 2001-01-01"): 'f:1: services[0].backends[0].weight: "2001-01-01" is not a'
+    " weight (0 to 2147483647); YAML reads it as a timestamp, 2001-01-01",
+    backend("weight: 2001-99-99"): 'f:1: services[0].backends[0].weight: "2001-99-99" is not a'
+    " weight (0 to 2147483647); YAML reads it as a malformed timestamp",
+    backend("weight: "): 'f:1: services[0].backends[0].weight: "" is not a weight'
+    " (0 to 2147483647); YAML reads it as nothing",
+    backend("weight: !!int x"): 'f:1: services[0].backends[0].weight: "x" is not a weight'
+    " (0 to 2147483647); YAML reads it as a malformed int",
+    # interfaces
+    "interfaces: [a/b]": 'f:1: interfaces[0]: "a/b" is not an interface\'s name'
+    " (1 to 15 bytes without white space, / and :)",
+    "interfaces: sixteen_letters_": 'f:1: interfaces: "sixteen_letters_" is not an interface\'s'
+    " name (1 to 15 bytes without white space, / and :)",
+    "interfaces: [eth0, eth0]": 'f:1: interfaces[1]: "eth0" is listed twice',
+    # mark rules
+    "marks: [{address: 192.0.2.1}]": "f:1: marks[0]: a rule needs the mark that it gives;"
+    " mark: 0 leaves packets alone",
+    "marks: [{mark: 1}]": "f:1: marks[0]: a rule needs addresses;"
+    " address: any stands for every one",
+    "marks: [{mark: -1, address: any}]": 'f:1: marks[0].mark: "-1" is not a mark (0 to 4294967295)',
+    "marks: [{mark: 4294967296, address: any}]": 'f:1: marks[0].mark: "4294967296" is not a mark'
+    " (0 to 4294967295)",
+    rule("protocol: icmp"): 'f:1: marks[0].protocol: "icmp" is not a protocol (tcp, udp, sctp)',
+    rule("ports: [0]"): 'f:1: marks[0].ports[0]: "0" is not a port (1 to 65535) or a range (20-21)',
+    rule("ports: [1-65536]"): 'f:1: marks[0].ports[0]: "1-65536" is not a port (1 to 65535)'
+    " or a range (20-21)",
+    rule("ports: [21-20]"): 'f:1: marks[0].ports[0]: "21-20" runs backwards; write 20-21',
+    rule("ports: [80, 80]"): 'f:1: marks[0].ports[1]: "80" is listed twice',
+    rule("source: 10.0.0.1/8"): 'f:1: marks[0].source: "10.0.0.1/8" has bits beyond its prefix;'
+    " write 10.0.0.0/8",
+    rule("source: 10.0.0.0/33"): 'f:1: marks[0].source: "10.0.0.0/33":'
+    " a prefix is 0 to 32 bits long",
+    rule("source: 10.0.0.0/255.0.0.0"): 'f:1: marks[0].source: "10.0.0.0/255.0.0.0" is not an'
+    " address or prefix (192.0.2.0/24)",
+    rule("source: example.org"): 'f:1: marks[0].source: "example.org" is not an IPv4 or IPv6'
+    " address",
+    rule('source: "2001:db8::/32"'): "f:1: marks[0].sources: ipv6 beside addresses of ipv4;"
+    " a packet has one family, write a rule for each",
+    rule("source_mac: 02-00-00-00-00-01"): 'f:1: marks[0].source_mac: "02-00-00-00-00-01" is not'
+    " a MAC address (02:00:00:00:00:01)",
+    rule("vlan: 4095"): 'f:1: marks[0].vlan: "4095" is not a VLAN id (1 to 4094)',
+    "marks:\n" + "".join(f"- {{mark: 0, address: any, vlan: {n}}}\n" for n in range(1, 66)): "f:2:"
+    " marks: the rules need 65 rows that are compared in order, and 64 is the most;"
+    " one address with one port and no other condition needs none",
+    # a service's key
+    service("name: a"): "f:1: services[0]: a service needs a mark, or protocol, address and port",
+    service("mark: 0, family: ipv4"): 'f:1: services[0].mark: "0" is not a service\'s mark'
+    " (1 to 4294967295)",
+    service("mark: 1, family: ipv4, port: 80"): "f:1: services[0].port: stands beside mark;"
+    " a service has a mark or an address, not both",
+    service("mark: 1"): "f:1: services[0]:"
+    " a mark service without backends needs family: ipv4 or family: ipv6",
+    service("mark: 1, family: ip6"): 'f:1: services[0].family: "ip6" is not a family (ipv4, ipv6)',
+    service("mark: 1, family: ipv6, backends: [{address: 10.0.0.1}]"): "f:1: services[0]."
+    "backends[0].address: 10.0.0.1 is ipv4 and the service is ipv6;"
+    " each family is a service of its own",
+    service("protocol: tcp, address: 192.0.2.1"): "f:1: services[0]:"
+    " an address service needs port too; every port is port: any",
+    service("port: 80"): "f:1: services[0]: an address service needs protocol and address too",
+    service("protocol: sctp, address: 192.0.2.1, port: 80"): "f:1: services[0].protocol:"
+    ' "sctp" is not available in this version for a service (tcp, udp)',
+    service("protocol: icmp, address: 192.0.2.1, port: 80"): "f:1: services[0].protocol:"
+    ' "icmp" is not a service\'s protocol (tcp, udp)',
+    service("protocol: tcp, address: 192.0.2.1, port: http"): "f:1: services[0].port:"
+    ' "http" is not a port (1 to 65535, or any)',
+    service("protocol: tcp, address: 192.0.2.1, port: any"): "f:1: services[0].port:"
+    " any needs persistence; give persistence, or one port",
+    service("protocol: tcp, address: 192.0.2.1, port: 80, family: ipv4"): "f:1: services[0].family:"
+    " is for mark services; here it follows from address, leave it out",
+    # a service's other keys
+    service('mark: 1, family: ipv4, name: "mark:1"'): "f:1: services[0].name:"
+    ' "mark:1" looks like a service\'s key; a name has no colon',
+    service("mark: 1, family: ipv4, name: a b"): "f:1: services[0].name:"
+    ' "a b" is not a name (printable, without white space, not starting with -)',
+    service("mark: 1, family: ipv4, scheduler: wr"): "f:1: services[0].scheduler:"
+    f' "wr" is not a scheduler {SCHEDULERS}',
+    service("mark: 1, family: ipv4, scheduler: wlc, flags: [sh-port]"): "f:1: services[0].flags:"
+    " belong to scheduler sh, and the scheduler is wlc",
+    service("mark: 1, family: ipv4, scheduler: sh, flags: [mh-port]"): "f:1: services[0].flags[0]:"
+    ' "mh-port" is not available in this version (sh-port, sh-fallback)',
+    service("mark: 1, family: ipv4, scheduler: sh, flags: port"): "f:1: services[0].flags:"
+    ' "port" is not a scheduler flag (sh-port, sh-fallback)',
+    service("mark: 1, family: ipv4, forward: nat"): "f:1: services[0].forward:"
+    ' "nat" is not available in this version (dr)',
+    service("mark: 1, family: ipv4, forward: tunnel"): "f:1: services[0].forward:"
+    ' "tunnel" is not available in this version (dr)',
+    service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
+    ' "masq" is not a forwarding method (dr)',
+    # persistence
+    service("mark: 1, family: ipv4, persistence: 0"): "f:1: services[0].persistence:"
+    ' "0" is not a timeout in whole seconds (1 to 2678400)',
+    service("mark: 1, family: ipv4, persistence: 2678401"): "f:1: services[0].persistence:"
+    ' "2678401" is not a timeout in whole seconds (1 to 2678400)',
+    service("mark: 1, family: ipv4, persistence: 1.5"): "f:1: services[0].persistence:"
+    ' "1.5" is not a timeout in whole seconds (1 to 2678400); YAML reads it as a float, 1.5',
+    service("mark: 1, family: ipv4, persistence: 10:00"): "f:1: services[0].persistence:"
+    ' "10:00" is not a timeout in whole seconds (1 to 2678400); YAML reads it as 600',
+    service("mark: 1, family: ipv4, persistence: [1]"): "f:1: services[0].persistence:"
+    " a list stands where a mapping belongs, with keys of: timeout, netmask, expiry",
+    service("mark: 1, family: ipv4, persistence: {netmask: 33}"): "f:1: services[0].persistence."
+    'netmask: "33" is not an IPv4 netmask (255.255.255.0, or a prefix length of 0 to 32)',
+    service("mark: 1, family: ipv6, persistence: {netmask: 0}"): "f:1: services[0].persistence."
+    'netmask: "0" is not an IPv6 netmask: a prefix length (1 to 128)',
+    service("mark: 1, family: ipv6, persistence: {netmask: 255.0.0.0}"): "f:1: services[0]."
+    'persistence.netmask: "255.0.0.0" is not an IPv6 netmask: a prefix length (1 to 128)',
+    service("mark: 1, family: ipv4, persistence: {expiry: soon}"): "f:1: services[0].persistence."
+    'expiry: "soon" is not an expiry (ipvs, strict)',
+    # backends
+    service("mark: 1, family: ipv4, backends: [{weight: 1}]"): "f:1: services[0].backends[0]:"
+    " a backend needs an address",
+    backend("weight: 2147483648"): 'f:1: services[0].backends[0].weight: "2147483648" is not a'
+    " weight (0 to 2147483647)",
+    backend("port: 65536"): 'f:1: services[0].backends[0].port: "65536" is not a port (1 to 65535)',
+    backend("draining: soon"): 'f:1: services[0].backends[0].draining: "soon" is not a switch'
+    " (true, false, 1, 0)",
+    backend("port: 80"): "f:1: services[0].backends[0].port: 80 is given, and a mark service"
+    " forwards to the packet's own port, which dr cannot change; leave port out",
+    service("mark: 1, backends: [{address: 10.0.0.1}, {address: 10.0.0.1}]"): "f:1: services[0]."
+    "backends[1]: 10.0.0.1 is already services[0].backends[0]; each may stand there once",
+    "services: [{protocol: tcp, address: 192.0.2.1, port: 80,"
+    " backends: [{address: 10.0.0.1, port: 81}]}]": "f:1: services[0].backends[0].port:"
+    " 81 is not the service's port (80), which dr cannot change; leave port out",
+    "services: [{protocol: tcp, address: 192.0.2.1, port: any, persistence: true,"
+    " backends: [{address: 10.0.0.1, port: 81}]}]": "f:1: services[0].backends[0].port:"
+    " 81 is not the service's port (any), which dr cannot change; leave port out",
+    "services: [{protocol: tcp, address: 192.0.2.1, port: 80,"
+    " backends: [{address: 10.0.0.1, port: 80}, {address: 10.0.0.1}]}]": "f:1: services[0]."
+    "backends[1]: 10.0.0.1 is already services[0].backends[0]; each may stand there once",
+    # several services
+    "services:\n- {mark: 1, family: ipv4}\n- {mark: 1, family: ipv4}": "f:3: services[1]:"
+    " mark:1 is already services[0]; each may stand there once",
+    "services:\n- {name: a, mark: 1, family: ipv4}\n- {name: a, mark: 2, family: ipv4}": "f:3:"
+    " services[1].name: a is already services[0].name; each may stand there once",
+    # settings and capacity
+    "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a connection'
+    " reuse mode (0 to 3)",
+    "settings: {require_local: 2}": 'f:1: settings.require_local: "2" is not a switch'
+    " (true, false, 1, 0)",
+    "capacity: {connections: 16777217}": 'f:1: capacity.connections: "16777217" is not a number of'
+    " entries (1 to 16777216)",
+    "capacity: {backends: 0}": 'f:1: capacity.backends: "0" is not a number of entries'
+    " (1 to 65536)",
+    "capacity: {services: 1}\nservices: [{mark: 1, family: ipv4}, {mark: 2, family: ipv4}]": "f:1:"
+    " capacity.services: 1 is too few for 2 services; raise it",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS.items(), ids=range(len(FAULTS)))
+def test_a_fault_is_told_with_its_place_its_value_and_what_would_be_right(
+    text: str, expected: str
+) -> None:
+    assert faults(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    "name", ["lc", "lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "mh", "twos"]
+)
+def test_a_scheduler_of_ipvs_that_is_not_there_yet_is_told_apart_from_a_wrong_one(
+    name: str,
+) -> None:
+    assert faults(service(f"mark: 1, family: ipv4, scheduler: {name}")) == [
+        f'f:1: services[0].scheduler: "{name}" is not available in this version {SCHEDULERS}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        ("0.0.0.0", "the unspecified address"),
+        ("127.0.0.1", "a loopback address"),
+        ("224.0.0.1", "a multicast address"),
+        ("255.255.255.255", "the broadcast address"),
+        ("::", "the unspecified address"),
+        ("::1", "a loopback address"),
+        ("ff02::1", "a multicast address"),
+        ("fe80::1", "a link-local address"),
+        ("::ffff:192.0.2.1", "the IPv4 address 192.0.2.1 in IPv6 writing"),
+    ],
+)
+def test_neither_a_service_nor_a_backend_may_have_an_address_that_is_not_unicast(
+    address: str, what: str
+) -> None:
+    told = f'"{address}" is {what}; a service or backend needs a unicast address'
+    assert faults(
+        f'services: [{{protocol: tcp, address: "{address}", port: 80}},'
+        f' {{mark: 1, family: ipv4, backends: [{{address: "{address}"}}]}}]'
+    ) == [
+        f"f:1: services[0].address: {told}",
+        f"f:1: services[1].backends[0].address: {told}",
+    ]
+
+
+def test_an_address_with_a_zone_is_refused() -> None:
+    assert faults(service('mark: 1, family: ipv6, backends: [{address: "fe80::1%eth0"}]')) == [
+        'f:1: services[0].backends[0].address: "fe80::1%eth0" has a zone; leave out %eth0'
+    ]
+
+
+def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_its_lines() -> None:
+    text = """\
+capacity: {backends: 0}
+services:
+  - name: shop
+    mark: 1
+    scheduler: wr
+    backends:
+      - {address: 10.0.0.1, weight: 1.5}
+      - {address: "2001:db8::1"}
+  - mark: 1
+    family: ipv4
+    nam: shop
+marks:
+  - {mark: 1}
+"""
+    assert faults(text) == [
+        'f:1: capacity.backends: "0" is not a number of entries (1 to 65536)',
+        f'f:5: services[0].scheduler: "wr" is not a scheduler {SCHEDULERS}',
+        'f:7: services[0].backends[0].weight: "1.5" is not a weight (0 to 2147483647);'
+        " YAML reads it as a float, 1.5",
+        "f:8: services[0].backends[1].address: 2001:db8::1 is ipv6 and the service is ipv4;"
+        " each family is a service of its own",
+        "f:9: services[1]: mark:1 is already services[0]; each may stand there once",
+        "f:11: services[1].nam: is no key here; did you mean name?",
+        "f:13: marks[0]: a rule needs addresses; address: any stands for every one",
+    ]
+
+
+def test_places_count_the_entries_that_could_not_be_read() -> None:
+    text = """\
+services:
+  - nonsense
+  - mark: 1
+    backends:
+      - {weight: 1}
+      - {address: 10.0.0.1, port: 80}
+"""
+    assert [line.split(": ")[1] for line in faults(text)] == [
+        "services[0]",
+        "services[1].backends[0]",
+        "services[1].backends[1].port",
+    ]
+
+
+def test_a_faulty_value_causes_no_second_fault() -> None:
+    text = service(
+        "protocol: tcp, address: 192.0.2.1, port: any, scheduler: x, flags: [sh-port],"
+        " persistence: {timeout: 0}"
+    )
+    assert {line.split(": ")[1] for line in faults(text)} == {
+        "services[0].scheduler",
+        "services[0].persistence.timeout",
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_file_with_anything_in_it_loads_or_is_refused_with_a_config_error(
+    data: st.DataObject,
+) -> None:
+    pieces = st.sampled_from([*"{}[]:-,&*!#|>'\"\t\n ", "<<: ", "!!int ", "~", "on", "0x", "80"])
+    at = data.draw(st.integers(0, len(SHOP)))
+    cut = data.draw(st.integers(0, 12))
+    junk = "".join(data.draw(st.lists(st.one_of(pieces, st.characters()), max_size=4)))
+    try:
+        config.load(SHOP[:at] + junk + SHOP[at + cut :])
+    except ConfigError as err:
+        assert all(line.startswith("<config>:") for line in err.problems)
+
+
+# ---- warnings ----
+
+
+def test_a_rule_whose_mark_has_no_service_is_a_warning() -> None:
+    assert warned(rule("port: 80")) == [
+        "f:1: marks[0].mark: there is no service mark:1; give one, or leave the rule out"
+    ]
+
+
+def test_a_rule_for_any_address_needs_a_service_of_one_family_only() -> None:
+    text = "marks: [{mark: 1, address: any}]\nservices: [{mark: 1, family: ipv6}]"
+    assert warned(text) == []
+    assert warned("marks: [{mark: 1, address: any}]") == [
+        "f:1: marks[0].mark: there is no service mark6:1 or mark:1; give one, or leave the rule out"
+    ]
+
+
+def test_a_mark_without_a_service_is_told_at_its_first_rule_only() -> None:
+    text = "marks:\n" + "".join(f"- {{mark: 1, address: 192.0.2.{n}}}\n" for n in (1, 2))
+    assert len(warned(text)) == 1
+
+
+def test_rules_of_mark_zero_need_no_service() -> None:
+    assert warned("marks: [{mark: 0, address: 192.0.2.1}]") == []
+
+
+def test_a_mark_service_that_no_rule_leads_to_is_a_warning() -> None:
+    text = """\
+marks: [{mark: 1, address: 192.0.2.1}]
+services:
+  - {mark: 1, family: ipv4}
+  - {mark: 1, family: ipv6}
+"""
+    assert warned(text) == [
+        "f:4: services[1].mark: no mark rule gives mark6:1;"
+        " only packets that an earlier tc filter marked will reach it"
+    ]
+
+
+def test_a_backend_port_under_a_persistent_mark_is_a_warning_and_is_kept() -> None:
+    text = """\
+marks: [{mark: 1, address: 192.0.2.1}]
+services:
+  - mark: 1
+    persistence: true
+    backends: [{address: 10.0.0.1, port: 80}]
+"""
+    read, warnings = config.load(text, "f")
+    assert warnings == [
+        "f:5: services[0].backends[0].port: 80 is ignored:"
+        " a persistent mark service forwards to the packet's own port; leave it out"
+    ]
+    assert read.services[0].backends == (Backend(ip("10.0.0.1"), 80),)
+
+
+def test_a_rule_that_is_repeated_or_never_reached_is_a_warning() -> None:
+    text = """\
+marks:
+  - {mark: 0, address: 192.0.2.0/24}
+  - {mark: 0, address: 192.0.2.1, port: 80}
+  - {mark: 0, address: 192.0.2.0/24}
+"""
+    assert warned(text) == [
+        "f:3: marks[1]: is never reached, after marks[0]; move it up or leave it out",
+        "f:4: marks[2]: repeats marks[0]; leave one of them out",
+    ]
+
+
+# ---- the same rules for values that never were a file ----
+
+
+def test_a_legal_configuration_of_values_passes_with_its_warnings() -> None:
+    lonely = Config(services=(Service(MarkKey(5, Family.IPV4)),))
+    assert checks.check(lonely) == [
+        "services[0].mark: no mark rule gives mark:5;"
+        " only packets that an earlier tc filter marked will reach it"
+    ]
+
+
+def test_an_illegal_configuration_of_values_is_refused_with_all_its_faults() -> None:
+    one = Service(MarkKey(1, Family.IPV4), flags=(SchedulerFlag.SH_PORT,))
+    with pytest.raises(ConfigError) as caught:
+        checks.check(Config(services=(one, one)))
+    assert caught.value.problems == (
+        "services[0].flags: belong to scheduler sh, and the scheduler is wlc",
+        "services[1].flags: belong to scheduler sh, and the scheduler is wlc",
+        "services[1]: mark:1 is already services[0]; each may stand there once",
+    )
+
+
+# ---- dump ----
+
+
+def test_what_is_written_leaves_out_defaults_and_stays_short() -> None:
+    assert config.dump(loaded(SHOP)).splitlines()[:14] == [
+        "interfaces: [lb0]",
+        "marks:",
+        "- {mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}",
+        "- {mark: 1, protocol: udp, address: 192.0.2.10, ports: [53, 443]}",
+        "- {mark: 1, protocol: tcp, address: 192.0.2.10, ports: [20-21, 10000-10100]}",
+        "- {mark: 1, protocol: tcp, address: '2001:db8::10', ports: [80, 443]}",
+        "- {mark: 1, protocol: udp, address: '2001:db8::10', ports: [53, 443]}",
+        "- {mark: 1, protocol: tcp, address: '2001:db8::10', ports: [20-21, 10000-10100]}",
+        "services:",
+        "- name: shop",
+        "  mark: 1",
+        "  scheduler: rr",
+        "  persistence: {timeout: 600, netmask: 255.255.255.0}",
+        "  backends:",
+    ]
+
+
+def test_a_configuration_of_nothing_is_written_as_an_empty_mapping() -> None:
+    assert config.dump(Config()) == "{}\n"
+
+
+def test_a_drained_backend_is_written_as_draining() -> None:
+    drained = Service(MarkKey(1, Family.IPV4), backends=(Backend(ip("10.0.0.1"), draining=True),))
+    assert config.dump(Config(services=(drained,))) == (
+        "services:\n- mark: 1\n  backends:\n  - {address: 10.0.0.1, draining: true}\n"
+    )
+
+
+V4 = st.ip_addresses(network="10.0.0.0/8")
+V6 = st.ip_addresses(network="2001:db8::/32")
+HOSTS = {Family.IPV4: V4, Family.IPV6: V6}
+PORT = st.integers(1, 65535)
+NAMES = st.one_of(
+    st.sampled_from(
+        ["on", "no", "80", "1e3", "~", "null", "0x1", "=", "<<", "*a", "{}", "2001-01-01"]
+    ),
+    st.text(st.characters(exclude_characters=": -", exclude_categories=["Z", "C"]), min_size=1),
+)
+INTERFACES = st.one_of(
+    st.sampled_from(["on", "1", "010", "1.5", "eth0.5"]),
+    st.text(
+        st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/:."),
+        min_size=1,
+        max_size=15,
+    ),
+)
+
+
+def tuples(values: st.SearchStrategy, least: int = 0, most: int = 2) -> st.SearchStrategy:
+    return st.lists(values, min_size=least, max_size=most, unique=True).map(tuple)
+
+
+def networks(family: Family) -> st.SearchStrategy:
+    longest = 32 if family is Family.IPV4 else 128
+    return st.builds(
+        lambda address, length: ipaddress.ip_network((address, length), strict=False),
+        HOSTS[family],
+        st.one_of(st.just(longest), st.integers(0, longest)),
+    )
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> MarkRule:
+    family = draw(st.sampled_from(Family))
+    return MarkRule(
+        mark=draw(st.integers(0, MAX_MARK)),
+        protocols=draw(tuples(st.sampled_from(Protocol), 1, 3)),
+        addresses=draw(tuples(networks(family))),
+        ports=draw(tuples(st.tuples(PORT, PORT).map(lambda pair: Ports(min(pair), max(pair))))),
+        sources=draw(tuples(networks(family))),
+        source_macs=draw(tuples(st.from_regex(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z"), most=1)),
+        interfaces=draw(tuples(INTERFACES)),
+        vlans=draw(tuples(st.integers(1, 4094), most=1)),
+    )
+
+
+def persistences(family: Family) -> st.SearchStrategy:
+    lengths = st.integers(1, 128).map(lambda n: ip((2**n - 1) << (128 - n)))
+    masks = st.ip_addresses(v=4) if family is Family.IPV4 else lengths
+    return st.builds(Persistence, st.integers(1, MAX_PERSISTENCE), masks, st.sampled_from(Expiry))
+
+
+@st.composite
+def services(draw: st.DrawFn) -> Service:
+    family = draw(st.sampled_from(Family))
+    address_keys = st.builds(
+        AddressKey,
+        st.sampled_from([Protocol.TCP, Protocol.UDP]),
+        HOSTS[family],
+        st.integers(0, 65535),
+    )
+    key = draw(
+        st.one_of(st.builds(MarkKey, st.integers(1, MAX_MARK), st.just(family)), address_keys)
+    )
+    is_any = isinstance(key, AddressKey) and key.port == ANY_PORT
+    persistence = draw(persistences(family) if is_any else st.none() | persistences(family))
+    ports = st.none() | PORT if isinstance(key, MarkKey) and persistence else st.none()
+    scheduler = draw(st.sampled_from(Scheduler))
+    flags = tuples(st.sampled_from(SchedulerFlag)) if scheduler is Scheduler.SH else st.just(())
+    backends = st.builds(
+        Backend, HOSTS[family], ports, st.integers(0, MAX_WEIGHT), draining=st.booleans()
+    )
+    some = st.lists(backends, max_size=4, unique_by=lambda backend: backend.key).map(tuple)
+    return Service(key, draw(st.none() | NAMES), scheduler, draw(flags), persistence, draw(some))
+
+
+def number_unnamed(all_services: list[Service]) -> tuple[Service, ...]:
+    """Names may be given once: a repeated one is taken away."""
+    seen: set[str] = set()
+    kept = []
+    for each in all_services:
+        name = each.name if each.name not in seen else None
+        seen |= {name} if name else set()
+        kept.append(dataclasses.replace(each, name=name))
+    return tuple(kept)
+
+
+CONFIGS = st.builds(
+    Config,
+    interfaces=tuples(INTERFACES),
+    marks=st.lists(rules(), max_size=3).map(tuple),
+    services=st.lists(services(), max_size=4, unique_by=lambda each: each.key).map(number_unnamed),
+    settings=st.builds(Settings, st.booleans(), st.booleans(), st.integers(0, 3), st.booleans()),
+    capacity=st.builds(
+        Capacity,
+        st.integers(1, 2**24),
+        st.integers(1, 2**24),
+        st.integers(4, 2**16),
+        st.integers(16, 2**16),
+    ),
+).filter(lambda legal: checks_pass(legal))
+
+
+def checks_pass(drawn: Config) -> bool:
+    try:
+        checks.check(drawn)
+    except ConfigError:
+        return False
+    return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(legal=CONFIGS)
+def test_every_legal_configuration_is_the_same_after_it_was_written_and_read(
+    legal: Config,
+) -> None:
+    assert loaded(config.dump(legal)) == legal
+
+
+# ---- names of services and backends ----
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("mark:80", MarkKey(80, Family.IPV4)),
+        ("mark6:80", MarkKey(80, Family.IPV6)),
+        ("tcp:192.0.2.10:80", AddressKey(Protocol.TCP, ip("192.0.2.10"), 80)),
+        ("udp:[2001:db8::1]:53", AddressKey(Protocol.UDP, ip("2001:db8::1"), 53)),
+        ("tcp:192.0.2.10:any", AddressKey(Protocol.TCP, ip("192.0.2.10"), ANY_PORT)),
+    ],
+)
+def test_a_services_key_is_read_and_written_alike(text: str, key: MarkKey | AddressKey) -> None:
+    assert config.parse_service_key(text) == key
+    assert str(key) == text
+
+
+FORMS = "mark:80, mark6:80, tcp:192.0.2.10:80, udp:[2001:db8::1]:53, tcp:192.0.2.10:any"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mark:0", '"mark:0": "0" is not a service\'s mark (1 to 4294967295)'),
+        ("mark:", '"mark:": "" is not a service\'s mark (1 to 4294967295)'),
+        ("shop", f'"shop" is not a service ({FORMS})'),
+        ("tpc:192.0.2.10:80", f'"tpc:192.0.2.10:80" is not a service ({FORMS})'),
+        ("tcp:192.0.2.10", f'"tcp:192.0.2.10" is not a service ({FORMS})'),
+        (
+            "tcp:192.0.2.10:0",
+            '"tcp:192.0.2.10:0": "0" is not a port (1 to 65535, or any)',
+        ),
+        (
+            "tcp:2001:db8::1:80",
+            '"tcp:2001:db8::1:80": IPv6 addresses stand in brackets: [2001:db8::1]',
+        ),
+        (
+            "tcp:[192.0.2.10]:80",
+            '"tcp:[192.0.2.10]:80": only IPv6 addresses stand in brackets: 192.0.2.10',
+        ),
+        (
+            "sctp:192.0.2.10:80",
+            '"sctp:192.0.2.10:80": "sctp" is not available in this version for a service'
+            " (tcp, udp)",
+        ),
+    ],
+)
+def test_a_wrong_services_key_is_told_with_what_would_be_right(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse_service_key(text)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("10.0.0.1", (ip("10.0.0.1"), None)),
+        ("10.0.0.1:80", (ip("10.0.0.1"), 80)),
+        ("2001:db8::1", (ip("2001:db8::1"), None)),
+        ("[2001:db8::1]", (ip("2001:db8::1"), None)),
+        ("[2001:db8::1]:80", (ip("2001:db8::1"), 80)),
+    ],
+)
+def test_a_backends_name_is_an_address_and_perhaps_a_port(text: str, name: object) -> None:
+    assert config.parse_backend_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("10.0.0.1:x", '"10.0.0.1:x": "x" is not a port (1 to 65535)'),
+        ("[2001:db8::1:80", '"[2001:db8::1:80": "[2001:db8::1" is not an IPv4 or IPv6 address'),
+        (
+            "web1",
+            '"web1" is not an IPv4 or IPv6 address'
+            " (10.0.0.11, 10.0.0.11:80, 2001:db8::11, [2001:db8::11]:80)",
+        ),
+    ],
+)
+def test_a_wrong_backends_name_is_told_with_what_would_be_right(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse_backend_name(text)
+    assert str(caught.value) == told
+
+
+def test_a_service_is_found_by_its_key_and_by_its_name() -> None:
+    shop = loaded(SHOP)
+    found = [
+        config.find_service(shop, text) for text in ("shop6", "mark6:1", "tcp:192.0.2.10:8080")
+    ]
+    assert [each.name for each in found] == ["shop6", "shop6", "plain"]
+
+
+def test_a_service_without_a_name_is_not_found_by_a_malformed_one() -> None:
+    with pytest.raises(NotFoundError):
+        config.find_service(Config(services=(Service(MarkKey(1, Family.IPV4)),)), "None")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shpo", 'no service "shpo"; did you mean shop or shop6?'),
+        ("mark:2", 'no service "mark:2"; did you mean mark:1 or mark6:1?'),
+        (
+            "zzz",
+            'no service "zzz"; there is mark:1, mark6:1, tcp:192.0.2.10:8080, shop, shop6, plain',
+        ),
+    ],
+)
+def test_a_service_that_is_not_there_is_told_with_those_that_come_close(
+    text: str, told: str
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        config.find_service(loaded(SHOP), text)
+    assert str(caught.value) == told
+
+
+def test_where_there_is_no_service_at_all_that_is_said() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        config.find_service(Config(), "shop")
+    assert str(caught.value) == 'no service "shop"; there is none'
+
+
+POOL = Service(
+    MarkKey(1, Family.IPV4),
+    name="pool",
+    persistence=Persistence(360, ip("255.255.255.255")),
+    backends=(
+        Backend(ip("10.0.0.1")),
+        Backend(ip("10.0.0.1"), 81),
+        Backend(ip("10.0.0.2"), 80),
+        Backend(ip("10.0.0.2"), 81),
+        Backend(ip("10.0.0.3"), 80),
+    ),
+)
+WEB = Service(AddressKey(Protocol.TCP, ip("192.0.2.10"), 80), backends=(Backend(ip("10.0.0.1")),))
+
+
+@pytest.mark.parametrize(
+    ("service", "text", "found"),
+    [
+        (POOL, "10.0.0.1", "10.0.0.1"),
+        (POOL, "10.0.0.1:81", "10.0.0.1:81"),
+        (POOL, "10.0.0.3", "10.0.0.3:80"),
+        (WEB, "10.0.0.1", "10.0.0.1"),
+        (WEB, "10.0.0.1:80", "10.0.0.1"),
+    ],
+)
+def test_a_backend_is_found_by_its_full_name_and_by_a_short_one_that_fits_no_other(
+    service: Service, text: str, found: str
+) -> None:
+    assert str(config.find_backend(service, text)) == found
+
+
+def test_a_short_name_of_two_backends_is_a_conflict_that_names_both() -> None:
+    with pytest.raises(ConflictError) as caught:
+        config.find_backend(POOL, "10.0.0.2")
+    assert str(caught.value) == ("10.0.0.2 is ambiguous in pool; write 10.0.0.2:80 or 10.0.0.2:81")
+
+
+@pytest.mark.parametrize(
+    ("service", "text", "told"),
+    [
+        (WEB, "10.0.0.2", 'no backend "10.0.0.2" in tcp:192.0.2.10:80; did you mean 10.0.0.1?'),
+        (
+            WEB,
+            "10.0.0.1:81",
+            'no backend "10.0.0.1:81" in tcp:192.0.2.10:80; did you mean 10.0.0.1?',
+        ),
+        (WEB, "2001:db8::1", 'no backend "2001:db8::1" in tcp:192.0.2.10:80; there is 10.0.0.1'),
+    ],
+)
+def test_a_backend_that_is_not_there_is_told_with_those_that_come_close(
+    service: Service, text: str, told: str
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        config.find_backend(service, text)
+    assert str(caught.value) == told
+
+
+def test_a_netmask_is_dotted_bits_or_a_prefix_length() -> None:
+    read = [config.parse_netmask(value, Family.IPV4) for value in ("255.0.255.0", 24, "0")]
+    assert read == [ip("255.0.255.0"), ip("255.255.255.0"), ip("0.0.0.0")]
+    assert config.parse_netmask("64", Family.IPV6) == ip("ffff:ffff:ffff:ffff::")
+
+
+def test_a_weight_is_a_whole_number_in_decimal_digits() -> None:
+    assert config.parse_weight("3") == 3
+    with pytest.raises(ConfigError, match=r'"3\.0" is not a weight \(0 to 2147483647\)'):
+        config.parse_weight("3.0")

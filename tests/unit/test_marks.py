@@ -1,0 +1,252 @@
+"""Mark rules as rows."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lvsxdp import marks
+from lvsxdp.errors import ConflictError
+from lvsxdp.marks import EVERY_PORT, ExactKey, OrderedRule, Packet, Verdict
+from lvsxdp.model import MarkRule, Network, Ports, Protocol
+
+TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
+VIP = ipaddress.ip_network("192.0.2.10")
+NET = ipaddress.ip_network("192.0.2.0/24")
+CLIENTS = ipaddress.ip_network("198.51.100.0/24")
+
+
+def rule(mark: int = 1, *ports: Ports, **conditions: object) -> MarkRule:
+    return MarkRule(mark, **{"protocols": (TCP,), "addresses": (VIP,), "ports": ports} | conditions)
+
+
+def packet(**changes: object) -> Packet:
+    usual = {
+        "protocol": TCP,
+        "source": ipaddress.ip_address("198.51.100.1"),
+        "destination": VIP.network_address,
+        "port": 80,
+        "interface": "eth0",
+        "vlan": None,
+        "source_mac": "02:00:00:00:00:01",
+    }
+    return Packet(**usual | changes)
+
+
+def test_one_address_with_single_ports_becomes_exact_rows_of_every_protocol() -> None:
+    table = marks.expand((rule(7, Ports(80, 80), Ports(443, 443), protocols=(TCP, UDP)),))
+    assert table == marks.RuleTable(
+        {
+            ExactKey(protocol, VIP.network_address, port): Verdict(7, 0)
+            for protocol in (TCP, UDP)
+            for port in (80, 443)
+        },
+        (),
+    )
+
+
+def test_a_range_becomes_one_ordered_row_that_keeps_its_protocols_together() -> None:
+    table = marks.expand((rule(7, Ports(20, 21), protocols=(TCP, UDP)),))
+    row = OrderedRule(0, 7, (TCP, UDP), VIP, None, Ports(20, 21), None, None, None)
+    assert table == marks.RuleTable({}, (row,))
+
+
+@pytest.mark.parametrize(
+    "restriction",
+    [
+        {"addresses": (NET,)},
+        {"addresses": ()},
+        {"sources": (CLIENTS,)},
+        {"source_macs": ("02:00:00:00:00:01",)},
+        {"interfaces": ("eth0",)},
+        {"vlans": (5,)},
+    ],
+)
+def test_whatever_else_restricts_or_widens_a_rule_makes_its_row_ordered(
+    restriction: dict[str, object],
+) -> None:
+    table = marks.expand((rule(7, Ports(80, 80), **restriction),))
+    assert (len(table.exact), len(table.ordered)) == (0, 1)
+
+
+def test_a_rule_without_ports_is_one_ordered_row_of_every_port() -> None:
+    assert marks.expand((rule(7),)).ordered[0].ports == EVERY_PORT
+
+
+def test_a_rule_has_a_row_for_every_combination_of_its_conditions() -> None:
+    many = rule(
+        1,
+        Ports(20, 21),
+        Ports(80, 80),
+        sources=(CLIENTS, NET),
+        interfaces=("eth0", "eth1"),
+        vlans=(1, 2, 3),
+        source_macs=("02:00:00:00:00:01",),
+    )
+    assert len(marks.expand((many,)).ordered) == 2 * 2 * 2 * 3
+
+
+def test_a_source_and_a_destination_of_different_families_make_no_row() -> None:
+    six = ipaddress.ip_network("2001:db8::/32")
+    assert marks.expand((rule(1, sources=(six, CLIENTS)),)).ordered == (
+        OrderedRule(0, 1, (TCP,), VIP, CLIENTS, EVERY_PORT, None, None, None),
+    )
+
+
+def test_the_first_of_two_exact_duplicates_is_kept() -> None:
+    table = marks.expand((rule(1, Ports(80, 80)), rule(2, Ports(80, 80))))
+    assert list(table.exact.values()) == [Verdict(1, 0)]
+
+
+def test_as_many_ordered_rows_as_the_data_plane_holds_are_accepted() -> None:
+    rules = tuple(rule(1, Ports(n, n + 1)) for n in range(marks.MAX_ORDERED))
+    assert len(marks.expand(rules).ordered) == marks.MAX_ORDERED
+
+
+def test_one_ordered_row_too_many_is_a_conflict_that_says_how_to_need_fewer() -> None:
+    rules = tuple(rule(1, Ports(n, n + 1)) for n in range(marks.MAX_ORDERED + 1))
+    with pytest.raises(ConflictError) as caught:
+        marks.expand(rules)
+    assert str(caught.value) == (
+        "the rules need 65 rows that are compared in order, and 64 is the most; "
+        "one address with one port and no other condition needs none"
+    )
+
+
+def test_an_earlier_ordered_rule_wins_over_a_later_exact_one() -> None:
+    rules = (rule(1, addresses=(NET,)), rule(2, Ports(80, 80)))
+    assert marks.look_up(marks.expand(rules), packet()) == 1
+
+
+def test_an_earlier_exact_rule_wins_over_a_later_ordered_one() -> None:
+    rules = (rule(2, Ports(80, 80)), rule(1, addresses=(NET,)))
+    assert marks.look_up(marks.expand(rules), packet()) == 2
+
+
+def test_mark_zero_ends_classification() -> None:
+    rules = (rule(0, Ports(80, 80)), rule(1))
+    assert marks.look_up(marks.expand(rules), packet()) == 0
+    assert marks.first_match(rules, packet()) == 0
+
+
+def test_a_packet_that_no_rule_takes_has_no_mark() -> None:
+    rules = (rule(1, Ports(443, 443)),)
+    assert marks.look_up(marks.expand(rules), packet()) is None
+    assert marks.first_match(rules, packet()) is None
+
+
+def test_an_untagged_packet_matches_no_rule_of_a_vlan() -> None:
+    assert marks.first_match((rule(1, vlans=(5,)),), packet(vlan=None)) is None
+    assert marks.first_match((rule(1, vlans=(5,)),), packet(vlan=5)) == 1
+
+
+def test_a_rule_that_repeats_an_earlier_one_is_a_warning() -> None:
+    rules = (rule(1, Ports(80, 80)), rule(2, Ports(22, 22)), rule(1, Ports(80, 80)))
+    assert marks.warnings(rules) == ["marks[2]: repeats marks[0]; leave one of them out"]
+
+
+def test_a_rule_that_an_earlier_one_covers_is_a_warning() -> None:
+    rules = (rule(1, addresses=(NET,)), rule(2, Ports(80, 90), sources=(CLIENTS,)))
+    assert marks.warnings(rules) == [
+        "marks[1]: is never reached, after marks[0]; move it up or leave it out"
+    ]
+
+
+def test_a_rule_that_several_earlier_ones_cover_together_is_a_warning() -> None:
+    rules = (
+        rule(1, Ports(80, 80)),
+        rule(1, Ports(443, 443)),
+        rule(2, Ports(80, 80), Ports(443, 443), interfaces=("eth0",)),
+    )
+    assert marks.warnings(rules) == [
+        "marks[2]: is never reached, after marks[0] and marks[1]; move it up or leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        rule(2, Ports(80, 81)),
+        rule(2, Ports(80, 80), protocols=(TCP, UDP)),
+        rule(2, Ports(80, 80), addresses=(NET,)),
+        rule(2, Ports(80, 80), addresses=()),
+    ],
+)
+def test_a_rule_that_is_reached_by_some_packets_is_no_warning(later: MarkRule) -> None:
+    assert marks.warnings((rule(1, Ports(80, 80)), later)) == []
+
+
+ADDRESSES = [ipaddress.ip_address(a) for a in ("192.0.2.1", "192.0.2.2", "2001:db8::1")]
+NETWORKS: list[Network] = [
+    *(ipaddress.ip_network(a) for a in ADDRESSES),
+    *map(ipaddress.ip_network, ("192.0.2.0/30", "0.0.0.0/0", "2001:db8::/64", "::/0")),
+]
+PORTS = [Ports(1, 1), Ports(2, 2), Ports(1, 2), Ports(2, 65535), Ports(1, 65535)]
+MACS = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
+
+
+def some(values: list, most: int = 2, least: int = 0) -> st.SearchStrategy:
+    return st.lists(st.sampled_from(values), min_size=least, max_size=most, unique=True).map(tuple)
+
+
+def rarely(values: list) -> st.SearchStrategy:
+    return st.one_of(st.just(()), st.just(()), some(values))
+
+
+RULES = st.lists(
+    st.builds(
+        MarkRule,
+        mark=st.integers(0, 5),
+        protocols=some(list(Protocol), 3, 1),
+        addresses=some(NETWORKS),
+        ports=some(PORTS),
+        sources=rarely(NETWORKS),
+        source_macs=rarely(MACS),
+        interfaces=rarely(["eth0", "eth1"]),
+        vlans=rarely([1, 2]),
+    ),
+    max_size=6,
+).map(tuple)
+
+
+@st.composite
+def packets(draw: st.DrawFn) -> Packet:
+    version = draw(st.sampled_from([4, 4, 6]))
+    one_family = [address for address in ADDRESSES if address.version == version]
+    return Packet(
+        protocol=draw(st.sampled_from(list(Protocol))),
+        source=draw(st.sampled_from(one_family)),
+        destination=draw(st.sampled_from(one_family)),
+        port=draw(st.sampled_from([0, 1, 2, 3])),
+        interface=draw(st.sampled_from(["eth0", "eth1", "eth2"])),
+        vlan=draw(st.sampled_from([None, 1, 2])),
+        source_mac=draw(st.sampled_from(MACS)),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(rules=RULES, probes=st.lists(packets(), min_size=1, max_size=8))
+def test_the_rows_give_every_packet_the_mark_of_its_first_matching_rule(
+    rules: tuple[MarkRule, ...], probes: list[Packet]
+) -> None:
+    try:
+        table = marks.expand(rules)
+    except ConflictError:
+        return
+    found = [marks.look_up(table, probe) for probe in probes]
+    assert found == [marks.first_match(rules, probe) for probe in probes]
+
+
+@settings(max_examples=200, deadline=None)
+@given(rules=RULES, probe=packets())
+def test_no_packet_reaches_a_rule_that_is_said_to_be_never_reached(
+    rules: tuple[MarkRule, ...], probe: Packet
+) -> None:
+    unreached = {
+        int(line.partition("]")[0].removeprefix("marks[")) for line in marks.warnings(rules)
+    }
+    matching = [marks.first_match((rule,), probe) is not None for rule in rules]
+    assert True not in matching or matching.index(True) not in unreached
