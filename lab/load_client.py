@@ -49,7 +49,9 @@ class Tally:
 def ask(url: urllib.parse.SplitResult, timeout: float, source: str | None) -> str:
     """Return the body of one answer; OSError or HTTPException if there is no good one."""
     address = (source, 0) if source else None
-    host, port, path = url.hostname or "", url.port, url.path or "/"
+    # Without a port, http.client takes the end of an IPv6 address for one.
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    host, path = url.hostname or "", url.path or "/"
     connection: http.client.HTTPConnection
     if url.scheme == "https":
         # The lab's certificate is signed by nobody.
@@ -58,7 +60,7 @@ def ask(url: urllib.parse.SplitResult, timeout: float, source: str | None) -> st
             host, port, timeout=timeout, source_address=address, context=context
         )
     else:
-        connection = http.client.HTTPConnection(host, port, timeout, source_address=address)
+        connection = http.client.HTTPConnection(host, port, timeout=timeout, source_address=address)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         answer = connection.getresponse()

@@ -48,6 +48,7 @@ http {{
 """
 
 # One listener for both families; an IPv4 client's PASV answer is then IPv4 all the same.
+# The user's home must exist, or vsftpd refuses the login in spite of anon_root.
 VSFTPD = """
 listen=NO
 listen_ipv6=YES
@@ -55,7 +56,7 @@ background=NO
 anonymous_enable=YES
 no_anon_password=YES
 local_enable=NO
-ftp_username=nobody
+ftp_username=daemon
 anon_root={home}/ftp
 secure_chroot_dir={home}/empty
 connect_from_port_20=YES

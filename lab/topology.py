@@ -285,7 +285,7 @@ class Lab:
         for ns in self.roles:
             lines = ["link set lo up"]
             for end in (end for end in layout.ends(self.roles) if end.ns == ns):
-                lines += [f"address add {a} dev {end.dev} nodad" for a in end.addresses]
+                lines += [f"address add {a} dev {end.dev} nodad" for a in _in_order(end)]
                 lines.append(f"link set {end.dev} up")
             if ns == "sw":
                 ports = [c.port for c in layout.cables(self.roles) if not c.other]
@@ -321,6 +321,16 @@ class Lab:
         record.take_down(self.prefix)
         for child in self._children:
             child.wait()
+
+
+def _in_order(end: layout.End) -> list[str]:
+    """Return a device's addresses so that its first of each family is the default source.
+
+    The kernel prefers the IPv4 address that came first, and the IPv6 address that came last.
+    """
+    return [a for a in end.addresses if ":" not in a] + [
+        a for a in reversed(end.addresses) if ":" in a
+    ]
 
 
 def _finish(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,21 +21,19 @@ NET = ipaddress.ip_network("192.0.2.0/24")
 CLIENTS = ipaddress.ip_network("198.51.100.0/24")
 
 
-def rule(mark: int = 1, *ports: Ports, **conditions: object) -> MarkRule:
-    return MarkRule(mark, **{"protocols": (TCP,), "addresses": (VIP,), "ports": ports} | conditions)
+def rule(mark: int = 1, *ports: Ports, **conditions: Any) -> MarkRule:
+    return dataclasses.replace(MarkRule(mark, (TCP,), (VIP,), ports), **conditions)
 
 
-def packet(**changes: object) -> Packet:
-    usual = {
-        "protocol": TCP,
-        "source": ipaddress.ip_address("198.51.100.1"),
-        "destination": VIP.network_address,
-        "port": 80,
-        "interface": "eth0",
-        "vlan": None,
-        "source_mac": "02:00:00:00:00:01",
-    }
-    return Packet(**usual | changes)
+PACKET = Packet(
+    protocol=TCP,
+    source=ipaddress.ip_address("198.51.100.1"),
+    destination=VIP.network_address,
+    port=80,
+    interface="eth0",
+    vlan=None,
+    source_mac="02:00:00:00:00:01",
+)
 
 
 def test_one_address_with_single_ports_becomes_exact_rows_of_every_protocol() -> None:
@@ -66,7 +66,7 @@ def test_a_range_becomes_one_ordered_row_that_keeps_its_protocols_together() -> 
     ],
 )
 def test_whatever_else_restricts_or_widens_a_rule_makes_its_row_ordered(
-    restriction: dict[str, object],
+    restriction: dict[str, Any],
 ) -> None:
     table = marks.expand((rule(7, Ports(80, 80), **restriction),))
     assert (len(table.exact), len(table.ordered)) == (0, 1)
@@ -118,29 +118,29 @@ def test_one_ordered_row_too_many_is_a_conflict_that_says_how_to_need_fewer() ->
 
 def test_an_earlier_ordered_rule_wins_over_a_later_exact_one() -> None:
     rules = (rule(1, addresses=(NET,)), rule(2, Ports(80, 80)))
-    assert marks.look_up(marks.expand(rules), packet()) == 1
+    assert marks.look_up(marks.expand(rules), PACKET) == 1
 
 
 def test_an_earlier_exact_rule_wins_over_a_later_ordered_one() -> None:
     rules = (rule(2, Ports(80, 80)), rule(1, addresses=(NET,)))
-    assert marks.look_up(marks.expand(rules), packet()) == 2
+    assert marks.look_up(marks.expand(rules), PACKET) == 2
 
 
 def test_mark_zero_ends_classification() -> None:
     rules = (rule(0, Ports(80, 80)), rule(1))
-    assert marks.look_up(marks.expand(rules), packet()) == 0
-    assert marks.first_match(rules, packet()) == 0
+    assert marks.look_up(marks.expand(rules), PACKET) == 0
+    assert marks.first_match(rules, PACKET) == 0
 
 
 def test_a_packet_that_no_rule_takes_has_no_mark() -> None:
     rules = (rule(1, Ports(443, 443)),)
-    assert marks.look_up(marks.expand(rules), packet()) is None
-    assert marks.first_match(rules, packet()) is None
+    assert marks.look_up(marks.expand(rules), PACKET) is None
+    assert marks.first_match(rules, PACKET) is None
 
 
 def test_an_untagged_packet_matches_no_rule_of_a_vlan() -> None:
-    assert marks.first_match((rule(1, vlans=(5,)),), packet(vlan=None)) is None
-    assert marks.first_match((rule(1, vlans=(5,)),), packet(vlan=5)) == 1
+    assert marks.first_match((rule(1, vlans=(5,)),), PACKET) is None
+    assert marks.first_match((rule(1, vlans=(5,)),), dataclasses.replace(PACKET, vlan=5)) == 1
 
 
 def test_a_rule_that_repeats_an_earlier_one_is_a_warning() -> None:
