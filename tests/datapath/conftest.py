@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from lvsxdp import config, controller, maps, network, records, views
 from lvsxdp.controller import Balancer, Build
@@ -74,6 +77,27 @@ def inside(name: str) -> Iterator[None]:
         os.close(home)
 
 
+def _layers(transport: type[Any], client: str, virtual: str, fields: dict[str, Any]) -> Any:
+    """An IP packet between two ends that are written address:port, IPv6's in brackets."""
+    (source, sport), (destination, dport) = (
+        (address.strip("[]"), int(port))
+        for address, _, port in (end.rpartition(":") for end in (client, virtual))
+    )
+    network_layer = IPv6 if ":" in destination else IP
+    ip_packet = network_layer(src=source, dst=destination)
+    return ip_packet / transport(sport=sport, dport=dport, **fields)
+
+
+def tcp(client: str, virtual: str, flags: str = "S") -> Any:
+    """A TCP packet from a client to a VIP."""
+    return _layers(TCP, client, virtual, {"flags": flags})
+
+
+def udp(client: str, virtual: str) -> Any:
+    """A UDP packet from a client to a VIP."""
+    return _layers(UDP, client, virtual, {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What became of a packet: the action, the frame that leaves, and what TC is told."""
@@ -127,7 +151,24 @@ class Datapath:
         self.clock += round(seconds * self.balancer.schema.hz)
         self.balancer.map("switches").store_word(2, self.clock)
 
+    def later(self, seconds: float) -> None:
+        """Moves the clock, with every next hop confirmed as by other traffic."""
+        self.advance(seconds)
+        self.confirm()
+
     # ------------------------------------------------------------------------------ packets
+
+    def to_host(self, packet: Any, interface: str = "lb0") -> Any:
+        """The packet in a frame from the router to the balancer."""
+        return Ether(src=ROUTER_MAC, dst=self.mac[interface]) / packet
+
+    def deliver(self, packet: Any) -> Verdict:
+        """Runs the XDP entry on an IP packet that the router sends to lb0."""
+        return self.send(self.to_host(packet))
+
+    def backend_for(self, packet: Any) -> str | None:
+        """The backend that gets an IP packet that the router sends to lb0."""
+        return self.backend_of(self.deliver(packet))
 
     def send(self, packet: Any, interface: str = "lb0") -> Verdict:
         """Runs the XDP entry on a frame that arrives at an interface."""

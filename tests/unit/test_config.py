@@ -844,7 +844,7 @@ def checks_pass(drawn: Config) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(legal=CONFIGS)
 def test_every_legal_configuration_is_the_same_after_it_was_written_and_read(
     legal: Config,

@@ -179,6 +179,26 @@ def test_a_rule_that_is_reached_by_some_packets_is_no_warning(later: MarkRule) -
     assert marks.warnings((rule(1, Ports(80, 80)), later)) == []
 
 
+@pytest.mark.parametrize(
+    "narrower",
+    [
+        {"addresses": (NET,)},
+        {"addresses": (ipaddress.ip_network("192.0.0.0/23"),)},
+        {"sources": (CLIENTS,)},
+        {"source_macs": ("02:00:00:00:00:01",)},
+        {"interfaces": ("eth0",)},
+        {"vlans": (5,)},
+        {"ports": (Ports(2, 65535),)},
+        {"protocols": (UDP, SCTP)},
+    ],
+)
+def test_a_rule_that_is_wider_than_an_earlier_one_is_no_warning(narrower: dict[str, Any]) -> None:
+    wide = rule(2, addresses=(ipaddress.ip_network("192.0.0.0/16"),))
+    earlier = dataclasses.replace(wide, mark=1, **narrower)
+    assert marks.warnings((earlier, wide)) == []
+    assert len(marks.warnings((wide, earlier))) == (0 if "protocols" in narrower else 1)
+
+
 ADDRESSES = [ipaddress.ip_address(a) for a in ("192.0.2.1", "192.0.2.2", "2001:db8::1")]
 NETWORKS: list[Network] = [
     *(ipaddress.ip_network(a) for a in ADDRESSES),

@@ -1,0 +1,276 @@
+"""`scripts/bench packet`: nanoseconds a packet, each case interleaved with all others in one run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import json
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lvsxdp import compiler, config, controller, maps, network, records
+from lvsxdp.controller import Balancer
+from lvsxdp.maps import Map, ProgramType
+from lvsxdp.network import Network
+
+NAMESPACE = "lvxbench"
+HERE = Path(__file__).resolve().parent
+FRAME_BYTES = 80
+SYN, ACK = 0x02, 0x10
+PASS, TX = 2, 3
+BACKEND_MAC = "02:00:00:00:01:0b"
+CAPACITY = 1 << 21
+STEP = 1 << 17
+CONFIG = f"""
+capacity: {{connections: {CAPACITY}, persistence: {CAPACITY}}}
+marks:
+  - {{mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}}
+  - {{mark: 2, protocol: tcp, address: 192.0.2.11, ports: [80, 443]}}
+services:
+  - {{mark: 1, scheduler: rr, persistence: {{timeout: 3600, netmask: 255.0.0.0}},
+     backends: [{{address: 172.31.0.11}}]}}
+  - {{mark: 2, scheduler: rr, persistence: {{timeout: 3600}}, backends: [{{address: 172.31.0.11}}]}}
+  - {{protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
+     backends: [{{address: 172.31.0.11}}]}}
+  - {{protocol: tcp, address: "2001:db8::12", port: 80, scheduler: rr,
+     backends: [{{address: "2001:db8:0:1::11"}}]}}
+"""
+
+
+@dataclasses.dataclass
+class Case:
+    """One case: the packets, which program, what they must do, and what was measured."""
+
+    name: str
+    subject: str
+    virtual: str
+    source: str
+    flows: int
+    flags: int
+    verdict: int
+    reason: str | None
+    connections: int  # new ones for each packet
+    packets: int  # a round
+    port: int = 80
+    fresh: bool = False  # every packet of every round is a flow of its own
+    counter: int = 0
+    samples: list[int] = dataclasses.field(default_factory=list)
+
+
+def all_cases() -> list[Case]:
+    """The cases in the order in which a round runs them."""
+    vip = "192.0.2.12"
+    return [
+        Case("floor", "floor", vip, "10.1.0.1", 1, ACK, PASS, None, 0, 200_000),
+        Case("reference", "reference", vip, "10.1.0.1", 1, ACK, TX, None, 0, 200_000),
+        _established("dr_established_1", "10.2.0.1", 1),
+        _established("dr_established_16k", "10.3.0.0", 1 << 14),
+        _established("dr_established_1m", "10.16.0.0", 1 << 20),
+        Case("dr6_established_1", "lvsxdp", "2001:db8::12", "2001:db8:1::7", 1, ACK, TX,
+             "forwarded", 0, 200_000),
+        Case("new_persistent_hit", "lvsxdp", "192.0.2.10", "20.0.0.0", 1 << 30, SYN, TX,
+             "forwarded", 1, 20_000, fresh=True),
+        Case("new_persistent_miss", "lvsxdp", "192.0.2.11", "30.0.0.0", 1 << 30, SYN, TX,
+             "forwarded", 1, 20_000, fresh=True),
+        Case("not_ours", "lvsxdp", vip, "10.1.0.1", 1 << 14, ACK, PASS, "no_service", 0, 200_000,
+             port=22),
+    ]
+
+
+def _established(name: str, source: str, flows: int) -> Case:
+    return Case(name, "lvsxdp", "192.0.2.12", source, flows, ACK, TX, "forwarded", 0, 200_000)
+
+
+def frame(case: Case, mac: str, flags: int) -> bytes:
+    """The case's first packet: Ethernet, IP, TCP, padded to FRAME_BYTES."""
+    source, virtual = ipaddress.ip_address(case.source), ipaddress.ip_address(case.virtual)
+    tcp = struct.pack("!HHIIBBHHH", 1024, case.port, 1, 1, 5 << 4, flags, 65535, 0, 0)
+    macs = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("0200000000fe")
+    if virtual.version == 6:
+        length = FRAME_BYTES - 54
+        header = struct.pack("!IHBB", 6 << 28, length, 6, 64) + source.packed + virtual.packed
+        return (macs + b"\x86\xdd" + header + tcp).ljust(FRAME_BYTES, b"\0")
+    total = FRAME_BYTES - 14
+    header = struct.pack("!BBHHHBBH", 0x45, 0, total, 1, 0x4000, 64, 6, 0)
+    return (macs + b"\x08\0" + header + source.packed + virtual.packed + tcp).ljust(
+        FRAME_BYTES, b"\0"
+    )
+
+
+class Rig:
+    """The loaded balancer, the driver, and the way to run a case."""
+
+    def __init__(self, balancer: Balancer, net: Network, cache: Path) -> None:
+        """Loads the driver, the floor and the reference."""
+        self.balancer, self.link = balancer, net.link("lb0")
+        module = compiler.Module("driver.c", {}, cache=cache, folder=HERE)
+        names = ("driver", "floor_program", "reference_program")
+        loaded = compiler.load_all(module, names, ProgramType.XDP)
+        self.driver = loaded["driver"]
+        self.subjects = {
+            "floor": loaded["floor_program"],
+            "reference": loaded["reference_program"],
+            "lvsxdp": balancer.program("xdp_entry"),
+        }
+        self.cases = Map(os.dup(module.table_descriptor("cases")))
+        self.places = Map(os.dup(module.table_descriptor("subjects")))
+        self._fill_reference(Map(os.dup(module.table_descriptor("reference_table"))))
+
+    def _fill_reference(self, table: Map) -> None:
+        case = all_cases()[1]
+        source, virtual = ipaddress.ip_address(case.source), ipaddress.ip_address(case.virtual)
+        key = source.packed + virtual.packed + struct.pack("!HH", 1024, 80) + struct.pack("<I", 6)
+        table.update(key, bytes.fromhex("02000000010b0200000000fd00000000"))
+
+    def run(self, case: Case, packets: int, *, flags: int, spread: bool) -> maps.Run:
+        """Sends packets of a case; the kernel's own average time a packet."""
+        sent = frame(case, self.link.mac, flags)
+        ipv6 = ipaddress.ip_address(case.virtual).version == 6
+        value = struct.pack("<QIIII", case.counter, case.flows - 1, ipv6, spread, 0) + sent
+        self.cases.update(records.number(0), value)
+        self.places.update(records.number(0), records.number(self.subjects[case.subject]))
+        run = maps.run_program(self.driver, sent, ifindex=self.link.index, repeat=packets)
+        case.counter += packets
+        return run
+
+    def prepare(self, case: Case) -> None:
+        """Opens the flows of an established case, and confirms the next hop."""
+        self.confirm()
+        if case.reason == "forwarded" and not case.fresh:
+            for flags in (SYN, ACK):
+                for _ in range(0, case.flows, STEP):
+                    self.run(case, min(case.flows, STEP), flags=flags, spread=False)
+
+    def confirm(self) -> None:
+        """Notes every next hop as confirmed now: for a second no packet takes the kernel's road."""
+        stamp = struct.pack("<Q", self.balancer.clock())
+        for place in self.balancer.state.book.services.values():
+            for backend in place.backends.values():
+                self.balancer.map("nexthop_probes").update(records.number(backend.id), stamp)
+
+    def measure(self, case: Case) -> None:
+        """One round of a case; raises where the packets did not do the case's work."""
+        self.confirm()
+        before, opened = self.balancer.reasons(), self._opened()
+        run = self.run(case, case.packets, flags=case.flags, spread=not case.fresh)
+        after = self.balancer.reasons()
+        moved = {name: count - before.get(name, 0) for name, count in after.items()}
+        moved = {name: count for name, count in moved.items() if count}
+        expected = {case.reason: case.packets} if case.reason else {}
+        made = self._opened() - opened
+        if run.verdict != case.verdict or moved != expected:
+            raise SystemExit(f"{case.name} did not do its work: verdict {run.verdict}, {moved}")
+        if made != case.connections * case.packets:
+            raise SystemExit(f"{case.name} did not do its work: {made} new connections")
+        if case.verdict == TX and case.subject == "lvsxdp" and run.data[5] != 0x0B:
+            raise SystemExit(f"{case.name} did not reach its backend")
+        case.samples.append(run.nanoseconds)
+
+    def _opened(self) -> int:
+        places = self.balancer.state.book.services.values()
+        return sum(self.balancer.total("service_counters", p.id)["connections"] for p in places)
+
+
+def results(cases: list[Case]) -> list[dict[str, Any]]:
+    """One object a case, as --json prints them."""
+    floor, reference = min(cases[0].samples), min(cases[1].samples)
+    return [
+        {
+            "case": case.name,
+            "min_ns": min(case.samples),
+            "median_ns": statistics.median(case.samples),
+            "net_ns": min(case.samples) - floor,
+            "ratio_to_reference": round(
+                (min(case.samples) - floor) / max(reference - floor, 1), 2
+            ),
+            "rounds": len(case.samples),
+        }
+        for case in cases
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as text."""
+    lines = [f"{'case':22} {'min':>6} {'median':>7} {'net':>6} {'ratio':>6}   ns a packet"]
+    for row in rows:
+        lines.append(
+            f"{row['case']:22} {row['min_ns']:6} {row['median_ns']:7.0f} {row['net_ns']:6} "
+            f"{row['ratio_to_reference']:6}"
+        )
+    return "\n".join(lines)
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """A namespace with one interface whose neighbour is the backend; removed at the end."""
+    subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", "-n", NAMESPACE, *arguments], check=True)
+
+    subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
+    try:
+        ip("link", "set", "lo", "up")
+        ip("link", "add", "lb0", "type", "veth", "peer", "name", "peer0")
+        # the peer is to send nothing of its own: every packet counted is the bench's
+        ip("link", "set", "peer0", "addrgenmode", "none")
+        for name in ("lb0", "peer0"):
+            ip("link", "set", name, "up")
+        for address in ("172.31.0.1/24", "192.0.2.10/32", "192.0.2.11/32", "192.0.2.12/32"):
+            ip("addr", "add", address, "dev", "lb0")
+        for address in ("2001:db8:0:1::1/64", "2001:db8::12/128"):
+            ip("addr", "add", address, "dev", "lb0", "nodad")
+        for address in ("172.31.0.11", "2001:db8:0:1::11"):
+            ip("neigh", "add", address, "lladdr", BACKEND_MAC, "dev", "lb0", "nud", "permanent")
+        network.enter_namespace(NAMESPACE)
+        yield
+    finally:
+        subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
+
+
+def main() -> None:
+    """Runs all cases and prints their times."""
+    parser = argparse.ArgumentParser(prog="scripts/bench packet", description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    network.leave_private_mounts()
+    cases = all_cases()
+    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
+    with namespace():
+        where = controller.here()
+        try:
+            for name in controller.SYSCTLS:
+                network.set_sysctl(name, "1")
+            with Network() as net:
+                loaded = config.load(CONFIG)[0]
+                controller.attach(where, net, ("lb0",), loaded, "native")
+                with Balancer.open(where) as balancer:
+                    rig = Rig(balancer, net, cache)
+                    for case in cases:
+                        rig.prepare(case)
+                    for _ in range(options.rounds):
+                        for case in cases:
+                            rig.measure(case)
+                controller.detach_all(where, net)
+        finally:
+            controller._remove_pins(where.pins)
+            shutil.rmtree(where.files, ignore_errors=True)
+            shutil.rmtree(cache, ignore_errors=True)
+    rows = results(cases)
+    sys.stdout.write((json.dumps(rows, indent=2) if options.json else table(rows)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
