@@ -580,7 +580,7 @@ def backend_drain(options: Options, service_name: str, name: str, undo: bool) ->
 @click.option("--now", is_flag=True, help="Even if connections or clients are stranded.")
 @pass_options
 def backend_delete(options: Options, service_name: str, name: str, now: bool) -> None:
-    """Delete a backend; refuses while connections or persistence entries use it.
+    """Delete a backend; refuses while open connections or persistent clients use it.
 
     Example: lvsxdp backend delete mark:1 10.0.0.11
     """
@@ -589,10 +589,10 @@ def backend_delete(options: Options, service_name: str, name: str, now: bool) ->
     with _balancer(options) as (balancer, net):
         found, _ = _service(balancer, service_name)
         gone = names.find_backend(found, name)
-        live, kept = views.counts(balancer, found, gone)
+        live, kept = views.stranded(balancer, found, gone)
         if (live or kept) and not now:
             raise ConflictError(
-                f"{gone} has {live} connections and {kept} persistence entries of service "
+                f"{gone} has {live} open connections and {kept} persistent clients of service "
                 f"{found}: drain it and wait, or --now"
             )
         slimmer = changes.remove_backend(found, gone)

@@ -152,13 +152,20 @@ def _table_row(balancer: Balancer, name: str) -> Row:
     }
 
 
-def counts(balancer: Balancer, service: Service, backend: Backend) -> tuple[int, int]:
-    """Live connections and persistence entries of a backend."""
+def stranded(balancer: Balancer, service: Service, backend: Backend) -> tuple[int, int]:
+    """Open connections and persistent clients that would lose this backend if it went now.
+
+    Connections whose client has closed are not counted, nor entries that a drain has ended.
+    """
     mine = (str(service), str(backend))
-    live = sum(1 for row in connections(balancer) if (row["service"], row["backend"]) == mine)
+    open_states = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK", "UDP")
+    live = sum(
+        (row["service"], row["backend"]) == mine and row["state"] in open_states
+        for row in connections(balancer)
+    )
     if backend.draining:
-        return live, 0  # its entries are not followed any more
-    kept = sum(1 for row in persistence(balancer) if (row["service"], row["backend"]) == mine)
+        return live, 0
+    kept = sum((row["service"], row["backend"]) == mine for row in persistence(balancer))
     return live, kept
 
 

@@ -260,4 +260,5 @@ def datapath(loaded: Datapath) -> Iterator[Datapath]:
         loaded.clear()
 
 
-sys.path.insert(0, str(Path(__file__).parent))
+# pytest has its own name for this module; a second copy would have classes of its own
+sys.modules["conftest"] = sys.modules[__name__]
