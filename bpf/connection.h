@@ -91,7 +91,10 @@ static __always_inline bool connection_remove(struct packet *packet, struct conn
 	return true;
 }
 
-/* IPVS's rules for a SYN that finds a connection (conn_reuse_mode). */
+/*
+ * IPVS's rules for a SYN that finds a connection (conn_reuse_mode); and a drained backend gets no
+ * new connection under the name of an old one either.
+ */
 static __always_inline bool connection_is_reused(struct packet *packet,
 						 struct connection *connection, u64 backend_word,
 						 u64 settings)
@@ -101,6 +104,8 @@ static __always_inline bool connection_is_reused(struct packet *packet,
 	if (packet_protocol(packet) != IPPROTO_TCP || !(packet->flags & TCP_SYN))
 		return false;
 	if (settings & SETTING_EXPIRE_NODEST_CONN && backend_word & BACKEND_QUIESCED)
+		return true;
+	if (backend_word & BACKEND_DRAINING && !state_is_active(state))
 		return true;
 	if (connection->persistence)
 		return false;

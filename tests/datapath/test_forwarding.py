@@ -66,3 +66,19 @@ services:
     packet.hlim = 8
     expected = Ether(src=datapath.mac["lb1"], dst=BACKENDS["2001:db8:0:2::11"]) / packet
     assert (verdict.action, verdict.frame) == ("redirect", bytes(expected))
+
+
+def test_a_drained_backend_gets_no_new_connection_from_a_port_used_again(
+    datapath: Datapath,
+) -> None:
+    def send(flags: str) -> str | None:
+        transport = TCP(sport=1001, dport=80, flags=flags)
+        packet = to_host(datapath) / IP(src="198.51.100.7", dst="192.0.2.10") / transport
+        return datapath.backend_of(datapath.send(packet))
+
+    backends = "backends: [{address: 10.0.0.11}, {address: 10.0.0.12}]"
+    text = WEB.replace("backends: [{address: 10.0.0.11}]", backends)
+    datapath.apply(text)
+    assert [send("S"), send("A")] == ["10.0.0.12"] * 2
+    datapath.apply(text.replace("10.0.0.12}", "10.0.0.12, draining: true}"))
+    assert [send("A"), send("FA"), send("S")] == ["10.0.0.12", "10.0.0.12", "10.0.0.11"]

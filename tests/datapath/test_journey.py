@@ -380,15 +380,19 @@ def test_a_service_on_the_port_comes_before_the_any_port_service(datapath: Datap
 # ------------------------------------------------------------------------------- local addresses
 
 
-def test_a_vip_that_is_not_an_address_here_goes_up_untouched(datapath: Datapath) -> None:
-    datapath.apply(WEB.replace("192.0.2.10", "192.0.2.99"))
-    frame = datapath.to_host(tcp(CLIENT, "192.0.2.99:80"))
+@pytest.mark.parametrize("vip", ["172.31.0.99", "192.0.2.99"], ids=["routed", "no-route"])
+def test_a_vip_that_is_not_an_address_here_goes_up_untouched(datapath: Datapath, vip: str) -> None:
+    datapath.apply(WEB.replace("192.0.2.10", vip))
+    frame = datapath.to_host(tcp(CLIENT, f"{vip}:80"))
     assert outcome(datapath, frame) == passed(frame, "not_local")
 
 
-def test_a_vip_that_is_not_an_ipv6_address_here_goes_up_untouched(datapath: Datapath) -> None:
-    datapath.apply(DNS.replace("2001:db8::10", "2001:db8::99"))
-    frame = datapath.to_host(udp("[2001:db8:1::7]:5000", "[2001:db8::99]:53"))
+@pytest.mark.parametrize("vip", ["2001:db8:0:1::99", "2001:db8::99"], ids=["routed", "no-route"])
+def test_a_vip_that_is_not_an_ipv6_address_here_goes_up_untouched(
+    datapath: Datapath, vip: str
+) -> None:
+    datapath.apply(DNS.replace("2001:db8::10", vip))
+    frame = datapath.to_host(udp("[2001:db8:1::7]:5000", f"[{vip}]:53"))
     assert outcome(datapath, frame) == passed(frame, "not_local")
 
 
