@@ -1,4 +1,4 @@
-"""`scripts/bench packet`: nanoseconds a packet, each case interleaved with all others in one run."""
+"""`scripts/bench packet`: nanoseconds a packet, all cases interleaved in one run."""
 
 from __future__ import annotations
 
@@ -76,14 +76,57 @@ def all_cases() -> list[Case]:
         _established("dr_established_1", "10.2.0.1", 1),
         _established("dr_established_16k", "10.3.0.0", 1 << 14),
         _established("dr_established_1m", "10.16.0.0", 1 << 20),
-        Case("dr6_established_1", "lvsxdp", "2001:db8::12", "2001:db8:1::7", 1, ACK, TX,
-             "forwarded", 0, 200_000),
-        Case("new_persistent_hit", "lvsxdp", "192.0.2.10", "20.0.0.0", 1 << 30, SYN, TX,
-             "forwarded", 1, 20_000, fresh=True),
-        Case("new_persistent_miss", "lvsxdp", "192.0.2.11", "30.0.0.0", 1 << 30, SYN, TX,
-             "forwarded", 1, 20_000, fresh=True),
-        Case("not_ours", "lvsxdp", vip, "10.1.0.1", 1 << 14, ACK, PASS, "no_service", 0, 200_000,
-             port=22),
+        Case(
+            "dr6_established_1",
+            "lvsxdp",
+            "2001:db8::12",
+            "2001:db8:1::7",
+            1,
+            ACK,
+            TX,
+            "forwarded",
+            0,
+            200_000,
+        ),
+        Case(
+            "new_persistent_hit",
+            "lvsxdp",
+            "192.0.2.10",
+            "20.0.0.0",
+            1 << 30,
+            SYN,
+            TX,
+            "forwarded",
+            1,
+            20_000,
+            fresh=True,
+        ),
+        Case(
+            "new_persistent_miss",
+            "lvsxdp",
+            "192.0.2.11",
+            "30.0.0.0",
+            1 << 30,
+            SYN,
+            TX,
+            "forwarded",
+            1,
+            20_000,
+            fresh=True,
+        ),
+        Case(
+            "not_ours",
+            "lvsxdp",
+            vip,
+            "10.1.0.1",
+            1 << 14,
+            ACK,
+            PASS,
+            "no_service",
+            0,
+            200_000,
+            port=22,
+        ),
     ]
 
 
@@ -190,9 +233,7 @@ def results(cases: list[Case]) -> list[dict[str, Any]]:
             "min_ns": min(case.samples),
             "median_ns": statistics.median(case.samples),
             "net_ns": min(case.samples) - floor,
-            "ratio_to_reference": round(
-                (min(case.samples) - floor) / max(reference - floor, 1), 2
-            ),
+            "ratio_to_reference": round((min(case.samples) - floor) / max(reference - floor, 1), 2),
             "rounds": len(case.samples),
         }
         for case in cases

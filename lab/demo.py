@@ -149,7 +149,7 @@ def drained(demo: Demo) -> tuple[bool, str]:
 
 def _active(demo: Demo, address: str) -> int:
     rows = json.loads(demo.lvsxdp("backend", "list", "plain", "--json"))
-    return next(row["active"] for row in rows if row["address"] == address)
+    return int(next(row["active"] for row in rows if row["address"] == address))
 
 
 def _counts(demo: Demo) -> tuple[int, int]:

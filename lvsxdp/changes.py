@@ -1,4 +1,4 @@
-"""Configurations compared and edited: what a command says it will do, and the Config it leads to."""
+"""Configurations compared and edited: what a command will do, and the Config it leads to."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ from lvsxdp import __version__
 from lvsxdp.errors import ConflictError, LvsxdpError, NotFoundError
 from lvsxdp.model import Backend, Config, Service
 
-EXITS = "\n\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage, 3 not found, 4 conflict, 5 kernel."
+EXITS = (
+    "\n\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage, "
+    "3 not found, 4 conflict, 5 kernel."
+)
 
 
 class Command(click.Command):
@@ -133,8 +136,11 @@ def check(config: Path) -> None:
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Apply this file.")
 @click.option(
-    "--mode", type=click.Choice(["auto", "native", "generic", "tc"]), default="auto",
-    show_default=True, help="How to attach; auto falls back and says so.",
+    "--mode",
+    type=click.Choice(["auto", "native", "generic", "tc"]),
+    default="auto",
+    show_default=True,
+    help="How to attach; auto falls back and says so.",
 )
 @click.option("--force", is_flag=True, help="Replace what another program attached.")
 @click.option("--set-sysctl", is_flag=True, help="Set net.ipv4/ipv6.conf.lo.forwarding to 1.")
@@ -185,9 +191,7 @@ def _lo_forwarding(set_it: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Detach all and remove the tables.")
 @click.option("--stale", is_flag=True, help="Remove what belonged to namespaces that are gone.")
 @pass_options
-def detach(
-    options: Options, interfaces: tuple[str, ...], everything: bool, stale: bool
-) -> None:
+def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stale: bool) -> None:
     """Detach interfaces; the tables stay unless --all.
 
     Example: lvsxdp detach eth0
@@ -279,8 +283,10 @@ def _print_status(found: dict[str, Any]) -> None:
     reasons = [{"reason": name, "packets": count} for name, count in found["reasons"].items()]
     click.echo(show.as_table(reasons, ("reason", "packets")))
     if found["local_addresses"] == "table":
-        click.echo("\nnet.ipv4.conf.lo.forwarding is 0: local addresses come from a table that "
-                   "attach and apply write, and tc forwards")
+        click.echo(
+            "\nnet.ipv4.conf.lo.forwarding is 0: local addresses come from a table that "
+            "attach and apply write, and tc forwards"
+        )
     for cookie in found["stale"]:
         click.echo(f"\nstate of a namespace that is gone: {cookie} (lvsxdp detach --stale)")
 
@@ -346,8 +352,17 @@ def service_list(options: Options, json: bool) -> None:
     """
     from lvsxdp import views
 
-    columns = ("service", "name", "scheduler", "persistence", "netmask", "backends",
-               "connections", "packets", "bytes")
+    columns = (
+        "service",
+        "name",
+        "scheduler",
+        "persistence",
+        "netmask",
+        "backends",
+        "connections",
+        "packets",
+        "bytes",
+    )
     with _balancer(options) as (balancer, _):
         _print(views.services(balancer), columns, json)
 
@@ -475,8 +490,21 @@ def backend_list(options: Options, service_name: str | None, json: bool) -> None
     """
     from lvsxdp import views
 
-    columns = ("service", "address", "port", "weight", "forward", "state", "active", "inactive",
-               "persistent", "connections", "packets", "bytes", "road")
+    columns = (
+        "service",
+        "address",
+        "port",
+        "weight",
+        "forward",
+        "state",
+        "active",
+        "inactive",
+        "persistent",
+        "connections",
+        "packets",
+        "bytes",
+        "road",
+    )
     with _balancer(options) as (balancer, net):
         only = _service(balancer, service_name)[0] if service_name else None
         _print(views.backends(balancer, net, only), columns, json)
@@ -569,9 +597,7 @@ def backend_drain(options: Options, service_name: str, name: str, undo: bool) ->
 
     Example: lvsxdp backend drain mark:1 10.0.0.11
     """
-    _edit_backend(
-        options, service_name, name, lambda b: dataclasses.replace(b, draining=not undo)
-    )
+    _edit_backend(options, service_name, name, lambda b: dataclasses.replace(b, draining=not undo))
 
 
 @backend.command("delete")
@@ -597,8 +623,6 @@ def backend_delete(options: Options, service_name: str, name: str, now: bool) ->
             )
         slimmer = changes.remove_backend(found, gone)
         balancer.apply(changes.replace_service(balancer.state.config, slimmer), net)
-
-
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ from lvsxdp.errors import DatapathError
 
 UAPI = Path("/usr/include/linux")
 INCLUDE = re.compile(r'^#include "([a-z0-9_]+\.h)"\n', re.MULTILINE)
-FRESH = "#define TABLE(type, key, value, name, size, flags) BPF_F_TABLE(type, key, value, name, size, flags);\n"
+FRESH = (
+    "#define TABLE(type, key, value, name, size, flags) "
+    "BPF_F_TABLE(type, key, value, name, size, flags);\n"
+)
 PINNED = (
     "#define TABLE(type, key, value, name, size, flags) "
     'BPF_TABLE_PINNED(type, key, value, name, size, PIN_FOLDER "/" #name, flags);\n'
@@ -53,7 +56,7 @@ def flatten(name: str, folder: Path) -> str:
     """The text of a source with its local includes pasted in, each line traceable to its file."""
 
     def paste(match: re.Match[str]) -> str:
-        return f"{flatten(match.group(1), folder)}#line {line_after(match)} \"bpf/{name}\"\n"
+        return f'{flatten(match.group(1), folder)}#line {line_after(match)} "bpf/{name}"\n'
 
     text = (folder / name).read_text()
 
@@ -87,8 +90,9 @@ STUBS = {
     "typedef __s8 s8; typedef __s16 s16; typedef __s32 s32; typedef __s64 s64;\n"
     "typedef __SIZE_TYPE__ size_t; typedef __UINTPTR_TYPE__ uintptr_t;\n"
     "typedef _Bool bool;\n#define true 1\n#define false 0\n#ifndef NULL\n#define NULL ((void *)0)\n"
-    "#endif\n#ifndef __always_inline\n#define __always_inline inline __attribute__((always_inline))\n"
-    "#endif\n#ifndef barrier\n#define barrier() asm volatile(\"\" ::: \"memory\")\n#endif\n",
+    "#endif\n#ifndef __always_inline\n"
+    "#define __always_inline inline __attribute__((always_inline))\n"
+    '#endif\n#ifndef barrier\n#define barrier() asm volatile("" ::: "memory")\n#endif\n',
     "linux/stddef.h": "#pragma once\n#include <uapi/linux/stddef.h>\n",
     "linux/log2.h": "",
     "asm/page.h": "#define PAGE_SIZE 4096\n",
@@ -98,7 +102,7 @@ STUBS = {
 
 
 def _fill_header_tree(include: Path) -> None:
-    """Copies the UAPI headers to both places where they are looked for, then lays the stubs over."""
+    """Copies the UAPI headers to where they are looked for, then lays the stubs over."""
     ignore = shutil.ignore_patterns("netfilter*", "usb", "dvb", "sched", "tc_ematch")
     shutil.copytree(UAPI, include / "uapi/linux", ignore=ignore)
     (include / "linux").mkdir(parents=True)
@@ -167,7 +171,9 @@ class Module:
             else:
                 failure = None
         if failure is not None:
-            raise DatapathError(f"compiling bpf/{source} failed:\n{messages[0].strip()}") from failure
+            raise DatapathError(
+                f"compiling bpf/{source} failed:\n{messages[0].strip()}"
+            ) from failure
 
     def program(self, function: str) -> Program:
         """The bytecode of one function."""

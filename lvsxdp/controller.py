@@ -538,4 +538,3 @@ def remove_stale(cookies: list[str], pins: Path = PIN_ROOT, files: Path = FILE_R
     for cookie in cookies:
         _remove_pins(pins / cookie)
         shutil.rmtree(files / cookie, ignore_errors=True)
-

@@ -15,7 +15,7 @@ from lvsxdp.state import Folders
 
 
 def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
-    """Sweeps every `interval` seconds until SIGTERM or SIGINT; a failed sweep is said and retried."""
+    """Sweeps every `interval` seconds until SIGTERM or SIGINT; says and retries a failed sweep."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

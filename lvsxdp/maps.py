@@ -283,9 +283,7 @@ class Map:
 
     def update(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
         """Writes an entry."""
-        result = _library().bpf_map_update_elem(
-            self.descriptor, key, value, ctypes.c_uint64(flags)
-        )
+        result = _library().bpf_map_update_elem(self.descriptor, key, value, ctypes.c_uint64(flags))
         if result:
             raise _fail(f"writing to map {self.name} ({self.capacity} entries) failed", result)
 

@@ -123,7 +123,11 @@ class Backend:
     def __str__(self) -> str:
         if self.port is None:
             return str(self.address)
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+        return (
+            f"[{self.address}]:{self.port}"
+            if self.address.version == 6
+            else f"{self.address}:{self.port}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

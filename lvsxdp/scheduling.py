@@ -31,7 +31,7 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rounds:
-    """wrr's bounds: a round's weight falls by `step` from `top`; top 0 means nobody has a weight."""
+    """wrr's bounds: a round's weight falls by `step` from `top`; top 0: nobody has a weight."""
 
     step: int
     top: int

@@ -109,8 +109,7 @@ def _service_to(service: Service) -> Plain:
         "flags": [str(flag) for flag in service.flags],
         "persistence": kept and [kept.timeout, str(kept.netmask), str(kept.expiry)],
         "backends": [
-            [str(b.address), b.port, b.weight, str(b.forward), b.draining]
-            for b in service.backends
+            [str(b.address), b.port, b.weight, str(b.forward), b.draining] for b in service.backends
         ],
     }
 

@@ -124,9 +124,7 @@ def status(balancer: Balancer, net: Network) -> Row:
     }
 
 
-def _is_attached(
-    net: Network, link: network.Link | None, mode: str, program: int
-) -> bool:
+def _is_attached(net: Network, link: network.Link | None, mode: str, program: int) -> bool:
     if link is None:
         return False
     if mode == "tc":
@@ -169,14 +167,12 @@ def stranded(balancer: Balancer, service: Service, backend: Backend) -> tuple[in
     return live, kept
 
 
-def reap_items(balancer: Balancer, tables: tuple[str, ...], service: int | None = None) -> Iterator[
-    tuple[str, bytes]
-]:
+def reap_items(
+    balancer: Balancer, tables: tuple[str, ...], service: int | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Keys of all entries of some tables, of one service or of all, for Balancer.reap."""
     for table in tables:
         layout = balancer.schema.values[table]
         for key, value in balancer.map(table).items():
             if service is None or layout.number(value, "service") == service:
                 yield table, key
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import BACKENDS, NEAR, ROUTER_MAC, Datapath
+from tests.datapath.harness import BACKENDS, NEAR, ROUTER_MAC, Datapath
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
@@ -61,7 +61,9 @@ services:
     port: 53
     backends: [{address: "2001:db8:0:2::11"}]
 """)
-    packet = IPv6(src="2001:db8:1::7", dst="2001:db8::10", hlim=9) / UDP(sport=5000, dport=53) / b"?"
+    packet = (
+        IPv6(src="2001:db8:1::7", dst="2001:db8::10", hlim=9) / UDP(sport=5000, dport=53) / b"?"
+    )
     verdict = datapath.send(to_host(datapath) / packet)
     packet.hlim = 8
     expected = Ether(src=datapath.mac["lb1"], dst=BACKENDS["2001:db8:0:2::11"]) / packet

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import BACKENDS, ROUTER_MAC, Datapath, Verdict, ip, tcp, udp
+from tests.datapath.harness import BACKENDS, ROUTER_MAC, Datapath, Verdict, ip, tcp, udp
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,

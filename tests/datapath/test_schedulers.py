@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROUTER_MAC, Datapath
+from tests.datapath.harness import ROUTER_MAC, Datapath
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -55,7 +55,7 @@ def pick(datapath: Datapath, case: dict[str, Any], number: int) -> str:
     default = ["198.51.100.7" if family == "ipv4" else "2001:db8:1::7", 20000 + number]
     source, port = (case["clients"][number] if "clients" in case else default)[:2]
     layer = IP if family == "ipv4" else IPv6
-    transport = TCP(sport=port, dport=80, flags="S")
+    transport: Any = TCP(sport=port, dport=80, flags="S")
     if case.get("proto") == "udp":
         transport = UDP(sport=port, dport=80)
     frame = Ether(src=ROUTER_MAC, dst=datapath.mac["lb0"])
@@ -117,5 +117,3 @@ def test_a_list_longer_than_one_step_is_walked_to_its_end(
     datapath.apply(yaml.safe_dump({"services": [service]}))
     case = {"scheduler": scheduler}
     assert "".join(pick(datapath, case, n) for n in range(6)) == "ABABAB"
-
-
