@@ -4,7 +4,7 @@ static __always_inline bool exit_is_drop(int reason)
 {
 	return reason == REASON_NO_BACKEND || reason == REASON_TTL_EXCEEDED ||
 	       reason == REASON_NO_ROUTE || reason == REASON_BUSY || reason == REASON_TABLE_FULL ||
-	       reason == REASON_BACKEND_GONE;
+	       reason == REASON_BACKEND_GONE || reason == REASON_TOO_BIG;
 }
 
 #if HOOK_IS_XDP

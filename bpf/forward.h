@@ -48,7 +48,8 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 			return reason;
 		fresh = true;
 	}
-	if (nexthop->road == ROAD_TC)
+	/* generic XDP sees frames that TC will have cut to size again: only TC can tell */
+	if (nexthop->road == ROAD_TC || packet->bytes > nexthop->mtu)
 		return forward_hand_over(ctx, packet, forwarding);
 	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
 		if (nexthop_is_probe_due(forwarding->backend, forwarding->now,
@@ -84,14 +85,16 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 					struct forwarding *forwarding)
 {
 	struct neighbour_parameters neighbour = {};
-	u32 ifindex = 0, segments = hook_segments(ctx);
+	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	int reason;
 
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
-	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &neighbour);
+	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
 	if (reason)
 		return reason;
+	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu)
+		return REASON_TOO_BIG;
 	if (forward_untag(ctx, packet))
 		return REASON_INTERNAL;
 	if (packet_age(ctx, sizeof(struct ethhdr), packet_is_ipv6(packet)))

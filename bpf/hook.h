@@ -111,6 +111,12 @@ static __always_inline u32 hook_segments(struct hook_context *ctx)
 	return ctx->gso_segs ? ctx->gso_segs : 1;
 }
 
+/* The IP packet's size on the wire: of each segment, where the kernel will cut it. */
+static __always_inline u32 hook_segment_bytes(struct hook_context *ctx, u32 bytes, u32 headers)
+{
+	return ctx->gso_size ? ctx->gso_size + headers : bytes;
+}
+
 /* Makes the headers readable, so that every pointer into the packet is stale after it. */
 static __always_inline void hook_prepare(struct hook_context *ctx)
 {

@@ -12,6 +12,7 @@ static __always_inline int nexthop_ask(struct hook_context *ctx, struct bpf_fib_
 				       bool ipv6, const __be32 *address)
 {
 	fib->family = ipv6 ? AF_INET6 : AF_INET;
+	fib->tot_len = 1; /* asks for the route's MTU as well */
 	fib->ifindex = LOOPBACK_IFINDEX;
 	if (ipv6)
 		__builtin_memcpy(fib->ipv6_dst, address, 16);
@@ -84,6 +85,7 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct next
 		__builtin_memcpy(nexthop->destination, fib.dmac, 6);
 		__builtin_memcpy(nexthop->source, fib.smac, 6);
 		nexthop->road = nexthop_road(ctx, fib.ifindex);
+		nexthop->mtu = fib.mtu_result;
 	} else if (answer != FIB_FORWARDING_DISABLED) {
 		return REASON_NO_ROUTE;
 	}
@@ -93,8 +95,8 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct next
 
 #else
 
-/* Finds interface and neighbour for the kernel's road. */
-static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *ifindex,
+/* Finds interface, MTU (0: not known) and neighbour for the kernel's road. */
+static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *ifindex, u32 *mtu,
 					 struct neighbour_parameters *neighbour)
 {
 	struct backend *backend = backends.lookup(&id);
@@ -108,6 +110,7 @@ static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *
 		return REASON_LOCAL_BACKEND;
 	if (answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR) {
 		*ifindex = fib.ifindex;
+		*mtu = fib.mtu_result;
 		neighbour->family = fib.family;
 		/* the kernel has put the gateway here where there is one */
 		__builtin_memcpy(neighbour->address, fib.ipv6_dst, 16);

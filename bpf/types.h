@@ -25,7 +25,8 @@ enum reason {
 	REASON_HANDED_OVER = 20, /* TC goes on with it and counts it */
 	REASON_BACKEND_GONE = 21,
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
-	REASON_MAX = 23,
+	REASON_TOO_BIG = 23,
+	REASON_MAX = 24,
 };
 
 enum scheduler {
@@ -267,7 +268,7 @@ struct nexthop {
 	u32 road;
 	u8 destination[6];
 	u8 source[6];
-	u32 padding;
+	u32 mtu;
 };
 
 /* What XDP writes into a packet's metadata for TC. */

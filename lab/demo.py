@@ -36,7 +36,7 @@ class Demo:
     def lvsxdp(self, *words: str) -> str:
         """Run one lvsxdp command for the balancer and return what it printed."""
         argv = [str(self.program), "--netns", self.lab.netns("lb"), *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise LabError(f"lvsxdp {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
@@ -260,7 +260,7 @@ def main() -> int:
 def detach(demo: Demo) -> None:
     """Remove the balancer's pins and files, so that nothing of it outlives the namespace."""
     argv = [str(demo.program), "--netns", demo.lab.netns("lb"), "detach", "--all"]
-    subprocess.run(argv, capture_output=True, timeout=60)
+    subprocess.run(argv, capture_output=True, timeout=300)
 
 
 if __name__ == "__main__":

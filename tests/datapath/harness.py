@@ -179,9 +179,23 @@ class Datapath:
         context = bytearray(192)
         struct.pack_into("<I", context, 8, mark)
         struct.pack_into("<I", context, 40, self.ifindex[interface])
-        run = maps.run_program(self.entry["tc"], bytes(packet), context=bytes(context))
+        with self._without_xdp(interface):
+            run = maps.run_program(self.entry["tc"], bytes(packet), context=bytes(context))
         action = run.verdict - 2**32 if run.verdict >= 2**31 else run.verdict
         return Verdict(TC_ACTIONS[action], run.data)
+
+    @contextlib.contextmanager
+    def _without_xdp(self, interface: str) -> Iterator[None]:
+        """The interface's row as `--mode tc` writes it."""
+        table, layout = self.balancer.map("interfaces"), self.balancer.schema.values["interfaces"]
+        key = records.number(self.ifindex[interface])
+        row = table.look_up(key) or b""
+        flags = layout.number(row, "flags") & ~self.balancer.schema.enums["interface_flag"]["xdp"]
+        table.update(key, layout.encode(mac=layout.number(row, "mac"), flags=flags))
+        try:
+            yield
+        finally:
+            table.update(key, row)
 
     def _split(self, data: bytes, metadata: int) -> tuple[bytes, dict[str, Any] | None]:
         if not metadata:

@@ -84,3 +84,16 @@ def test_a_drained_backend_gets_no_new_connection_from_a_port_used_again(
     assert [send("S"), send("A")] == ["10.0.0.12"] * 2
     datapath.apply(text.replace("10.0.0.12}", "10.0.0.12, draining: true}"))
     assert [send("A"), send("FA"), send("S")] == ["10.0.0.12", "10.0.0.12", "10.0.0.11"]
+
+
+def test_a_packet_too_big_for_the_backends_link_is_dropped_by_tc_under_its_reason(
+    datapath: Datapath,
+) -> None:
+    datapath.apply(WEB)
+    transport = TCP(sport=1001, dport=80, flags="S") / bytes(1600)
+    packet = to_host(datapath) / IP(src="198.51.100.7", dst="192.0.2.10") / transport
+    handed = datapath.send(packet)
+    assert handed.action == "pass"
+    assert handed.handover is not None and handed.handover["reason"] == "forwarded"
+    assert datapath.send_tc(packet).action == "drop"
+    assert datapath.reasons() == {"too_big": 1}
