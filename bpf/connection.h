@@ -72,8 +72,9 @@ static __always_inline void connection_refresh(struct packet *packet, struct con
 
 /* Takes the connection out of all counts and deletes it; one CPU of several does. */
 static __always_inline bool connection_remove(struct packet *packet, struct connection *connection,
-					      u64 word)
+					      u64 word, u64 now)
 {
+	u64 end = now < connection->expires ? now : connection->expires;
 	u32 state = state_of(word);
 	u64 dead = (word & ~(u64)STATE_MASK) | STATE_DEAD;
 	struct persistence *entry;
@@ -84,8 +85,10 @@ static __always_inline bool connection_remove(struct packet *packet, struct conn
 	backend_load(connection->backend, state_is_active(state) ? -1 : 0, -1);
 	if (connection->persistence) {
 		entry = persist_of(packet, connection->service, connection->persistence);
-		if (entry)
+		if (entry) {
+			persist_extend(entry, false, end);
 			persist_release(entry, state_is_lasting(state));
+		}
 	}
 	connection_delete(packet);
 	return true;

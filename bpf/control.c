@@ -38,7 +38,7 @@ static __always_inline void reap_connection(struct reap_item *item, struct packe
 
 	if (!connection || (!item->force && now < connection->expires))
 		return;
-	item->removed = connection_remove(packet, connection, connection->word);
+	item->removed = connection_remove(packet, connection, connection->word, now);
 }
 
 static __always_inline void reap_persistence4(struct reap_item *item, u64 now)

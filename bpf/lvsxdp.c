@@ -92,7 +92,7 @@ static __always_inline struct connection *entry_connection(struct packet *packet
 		if (backend && !connection_is_reused(packet, connection, backend, settings))
 			return connection;
 	}
-	connection_remove(packet, connection, word);
+	connection_remove(packet, connection, word, now);
 	return NULL;
 }
 

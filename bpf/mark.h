@@ -99,15 +99,17 @@ static __always_inline int mark_classify(struct hook_context *ctx, struct packet
 {
 	struct mark_verdict found = { .mark = 0, .position = MARK_NONE };
 	u32 index = SWITCH_MARKS;
-	u64 *word = switches.lookup(&index);
+	u64 *place = switches.lookup(&index), word;
 
 	*mark = hook_mark(ctx);
-	if (!word)
+	if (!place)
 		return REASON_INTERNAL;
-	if (MARK_HAS_EXACT(*word))
-		mark_find_exact(packet, *word, &found);
-	if (MARK_ORDERED(*word))
-		mark_find_ordered(ctx, packet, *word, &found);
+	/* read once: all of the old rule set or all of the new one */
+	word = *(volatile u64 *)place;
+	if (MARK_HAS_EXACT(word))
+		mark_find_exact(packet, word, &found);
+	if (MARK_ORDERED(word))
+		mark_find_ordered(ctx, packet, word, &found);
 	if (found.position == MARK_NONE)
 		return REASON_OK;
 	*mark = found.mark;

@@ -21,6 +21,15 @@ static __always_inline int nexthop_ask(struct hook_context *ctx, struct bpf_fib_
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
+/* Why the FIB does not forward to the backend: it is this host, or nothing leads there. */
+static __always_inline int nexthop_unforwarded(struct backend *backend)
+{
+	struct address_key key = {};
+
+	__builtin_memcpy(key.address, backend->address, 16);
+	return local_addresses.lookup(&key) ? REASON_LOCAL_BACKEND : REASON_NO_ROUTE;
+}
+
 /* The address is one of this host's; without lo.forwarding the control plane's table says so. */
 static __always_inline bool nexthop_is_local(struct hook_context *ctx, struct packet *packet)
 {
@@ -33,6 +42,7 @@ static __always_inline bool nexthop_is_local(struct hook_context *ctx, struct pa
 	else
 		key.address[0] = packet->flow4.virtual;
 	answer = nexthop_ask(ctx, &fib, packet_is_ipv6(packet), key.address);
+	/* also the answer where there is no route at all: attach warns of that */
 	if (answer != FIB_FORWARDING_DISABLED)
 		return answer == FIB_NOT_FORWARDED;
 	return local_addresses.lookup(&key);
@@ -79,7 +89,7 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct next
 	if (answer == FIB_NO_NEIGHBOUR || answer == FIB_UNSUPPORTED_TUNNEL || answer < 0)
 		return REASON_OK;
 	if (answer == FIB_NOT_FORWARDED)
-		return REASON_LOCAL_BACKEND;
+		return nexthop_unforwarded(backend);
 	if (answer == FIB_SUCCESS) {
 		nexthop->ifindex = fib.ifindex;
 		__builtin_memcpy(nexthop->destination, fib.dmac, 6);
@@ -107,7 +117,7 @@ static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *
 		return REASON_INTERNAL;
 	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
 	if (answer == FIB_NOT_FORWARDED)
-		return REASON_LOCAL_BACKEND;
+		return nexthop_unforwarded(backend);
 	if (answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR) {
 		*ifindex = fib.ifindex;
 		*mtu = fib.mtu_result;

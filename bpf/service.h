@@ -14,8 +14,9 @@ static __always_inline bool service_look_up(struct journey *journey, struct serv
 	word = service_switches.lookup(&journey->service);
 	if (!word)
 		return false;
-	journey->service_switch = *word;
-	journey->config = (u32)*word;
+	/* read once: one version of the service, whole */
+	journey->service_switch = *(volatile u64 *)word;
+	journey->config = (u32)journey->service_switch;
 	return true;
 }
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from lvsxdp.errors import ConflictError
-from lvsxdp.model import Backend, Config, Service
+from lvsxdp.model import Backend, Config, Expiry, Persistence, Service
 
 
 def describe(old: Config, new: Config) -> list[str]:
@@ -44,7 +44,7 @@ def _edits(old: Service, new: Service) -> Iterator[str]:
     for name in ("name", "scheduler", "flags", "persistence"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
-            yield f"service {new}: {name} {before} becomes {after}"
+            yield f"service {new}: {name} {_words(before)} becomes {_words(after)}"
     was = {backend.key: backend for backend in old.backends}
     now = {backend.key: backend for backend in new.backends}
     for key, backend in was.items():
@@ -57,6 +57,14 @@ def _edits(old: Service, new: Service) -> Iterator[str]:
             yield f"service {new}: backend {backend} {_difference(was[key], backend)}"
     if [k for k in was if k in now] != [k for k in now if k in was]:
         yield f"service {new}: backends in another order"
+
+
+def _words(value: str | tuple[str, ...] | Persistence | None) -> str:
+    """A service's property in the words of the file."""
+    if isinstance(value, Persistence):
+        expiry = f", expiry {value.expiry}" if value.expiry is Expiry.STRICT else ""
+        return f"{value.timeout} s, netmask {value.netmask}{expiry}"
+    return _names(value) if isinstance(value, tuple) else value or "none"
 
 
 def _difference(old: Backend, new: Backend) -> str:

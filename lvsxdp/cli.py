@@ -157,7 +157,7 @@ def attach(
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl
     """
-    from lvsxdp import controller
+    from lvsxdp import controller, views
 
     loaded = _read_config(config) if config else None
     names = interfaces or (loaded.interfaces if loaded else ())
@@ -166,6 +166,8 @@ def attach(
     with _session(options) as (where, net):
         _lo_forwarding(set_sysctl)
         controller.attach(where, net, names, loaded, mode, force=force, say=_say)
+        for warning in views.warnings(loaded or Config(), net):
+            _say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
 
 
@@ -221,7 +223,7 @@ def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
 
     Example: lvsxdp apply shop.yaml --dry-run
     """
-    from lvsxdp import changes
+    from lvsxdp import changes, views
 
     wanted = _read_config(config)
     with _balancer(options) as (balancer, net):
@@ -235,6 +237,8 @@ def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
             click.echo(line)
         if lines and not dry_run:
             balancer.apply(wanted, net)
+        for warning in views.warnings(wanted, net):
+            _say(f"warning: {warning}")
 
 
 @main.command()

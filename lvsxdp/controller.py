@@ -19,12 +19,14 @@ from lvsxdp.model import Config, Service
 from lvsxdp.network import Link, Network
 from lvsxdp.scheduling import Cursor
 from lvsxdp.state import Attachment, Folders, State
-from lvsxdp.tables import Book, Delete, Host, Reset, Store, Update, Write
+from lvsxdp.tables import Book, Delete, Grace, Host, Reset, Store, Update, Write
 
 PIN_ROOT = network.BPF_MOUNT / "lvsxdp"
 FILE_ROOT = Path("/run/lvsxdp")
 CACHE = Path("/var/cache/lvsxdp")
 CLOCK_MONOTONIC_COARSE = 6
+# A program that began before a switch has ended long before this: its whole run takes microseconds.
+GRACE = 0.02
 MODES = ("native", "generic", "tc")
 STEPS = ("entry", "new_connection", "connect_backend")
 SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
@@ -109,6 +111,9 @@ class Balancer:
         return writes
 
     def _perform(self, write: Write) -> None:
+        if isinstance(write, Grace):
+            time.sleep(GRACE)
+            return
         target = self.map(write.table)
         if isinstance(write, Update):
             target.update(write.key, write.value)

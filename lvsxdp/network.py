@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import ipaddress
 import os
 import socket
@@ -180,6 +181,17 @@ class Network:
                 gateway = message.get_attr("RTA_GATEWAY")
                 return Route(oif, ipaddress.ip_address(gateway) if gateway else address)
         return None
+
+    def has_answer(self, address: Address) -> bool:
+        """Whether the routes say anything of an address: local, a way, or unreachable."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        try:
+            list(self._route.route("get", dst=str(address), family=family))
+        except NetlinkError as err:
+            return bool(err.code != errno.ENETUNREACH)
+        return True
 
     # --------------------------------------------------------------------------------- XDP
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lvsxdp import records, snapshot
 from lvsxdp.errors import ConflictError, DatapathError
@@ -74,12 +74,17 @@ def read(where: Folders) -> State | None:
     """The state that is on record, None where there is none."""
     try:
         plain = json.loads(where.state_file.read_text())
+        version = plain["version"]
+        if version == VERSION:
+            return _state_from(plain)
     except FileNotFoundError:
         return None
-    except ValueError as err:
-        raise DatapathError(f"{where.state_file} is damaged: {err}") from err
-    if plain["version"] != VERSION:
-        raise ConflictError(f"{where.state_file} is of version {plain['version']}, not {VERSION}")
+    except (ValueError, LookupError, TypeError) as err:
+        raise DatapathError(f"{where.state_file} is damaged: {err!r}") from err
+    raise ConflictError(f"{where.state_file} is of version {version}, not {VERSION}")
+
+
+def _state_from(plain: dict[str, Any]) -> State:
     return State(
         config=snapshot.from_plain(plain["config"]),
         book=_book_from(plain["book"]),
@@ -131,20 +136,35 @@ def locked(
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
     """The namespace's lock, held meanwhile; ConflictError names who holds it after `wait` s."""
-    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (where.files / "lock").open("a+") as file:
-        limit = clock() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if clock() >= limit:
-                    file.seek(0)
-                    holder = file.read().strip() or "another command"
-                    raise ConflictError(f"the lock is held by {holder} (--wait)") from None
-                pause(0.02)
+    limit = clock() + wait
+    while True:
+        file = _open_lock(where)
+        if _take(file):
+            break
+        holder = file.read().strip() or "another command"
+        file.close()
+        if clock() >= limit:
+            raise ConflictError(f"the lock is held by {holder} (--wait)")
+        pause(0.02)
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+def _open_lock(where: Folders) -> TextIO:
+    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = (where.files / "lock").open("a+")
+    file.seek(0)
+    return file
+
+
+def _take(file: TextIO) -> bool:
+    """Whether the lock is now this process's, and still the one that others would open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    # `detach --all` removes the file, and whoever waited for it would hold a lock of its own
+    return os.fstat(file.fileno()).st_nlink > 0

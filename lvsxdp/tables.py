@@ -64,7 +64,12 @@ class Reset:
     key: bytes
 
 
-Write = Update | Delete | Store | Reset
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grace:
+    """Wait until no program runs that may have read what the switch replaced."""
+
+
+Write = Update | Delete | Store | Reset | Grace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -372,7 +377,7 @@ def _cursor_after(change: _Change, old: Service, new: Service, was: ServicePlace
 
 def _remove_service(change: _Change, old: Service) -> None:
     place = change.book.services.pop(str(old.key))
-    change.prepare.append(Delete("services", service_keys(change.schema, old)))
+    change.switch.append(Delete("services", service_keys(change.schema, old)))
     change.drop_backends(place.backends.values())
 
 
@@ -506,4 +511,5 @@ def _ordered(change: _Change, new: Config, old: Config, schema: Schema) -> list[
     last: list[Write] = []
     if word != both:
         last.append(Store("switches", schema.enums["switch_word"]["settings"], word))
-    return [*change.prepare, *change.switch, *change.finish, *last]
+    grace = [Grace()] if change.switch else []
+    return [*change.prepare, *change.switch, *grace, *change.finish, *last]

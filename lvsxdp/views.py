@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 from collections import Counter
 from collections.abc import Iterator
 
 from lvsxdp import network, show
 from lvsxdp.controller import Balancer
-from lvsxdp.model import Backend, Service
+from lvsxdp.model import Address, AddressKey, Backend, Config, Service
 from lvsxdp.network import Network
 from lvsxdp.show import Names, Row
 
@@ -122,6 +123,29 @@ def status(balancer: Balancer, net: Network) -> Row:
         "reasons": balancer.reasons(),
         "local_addresses": "fib" if _lo_forwarding() else "table",
     }
+
+
+def warnings(config: Config, net: Network) -> list[str]:
+    """What is legal but will not do what its author wants, on this host as it is now."""
+    found = []
+    for address in sorted({str(address) for address in _virtual_addresses(config)}):
+        if not net.has_answer(ipaddress.ip_address(address)):
+            found.append(
+                f"{address} is no address of this host, and no route says so: packets to it are "
+                f"balanced all the same. ip {'-6 ' if ':' in address else ''}route add "
+                "unreachable default metric 4278198272"
+            )
+    return found
+
+
+def _virtual_addresses(config: Config) -> Iterator[Address]:
+    for service in config.services:
+        if isinstance(service.key, AddressKey):
+            yield service.key.address
+    for rule in config.marks:
+        for network_ in rule.addresses:
+            if network_.num_addresses == 1:
+                yield network_.network_address
 
 
 def _is_attached(net: Network, link: network.Link | None, mode: str, program: int) -> bool:

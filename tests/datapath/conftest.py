@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from lvsxdp import config, controller, network
 from lvsxdp.controller import Balancer, Build
 from lvsxdp.network import Network
-from tests.datapath.harness import *  # noqa: F403
 from tests.datapath.harness import (
     NAMESPACE,
     Datapath,

@@ -28,7 +28,7 @@ NEAR = {"172.31.0.11": "02:00:00:00:02:0b", "172.31.0.12": "02:00:00:00:02:0c"}
 VIPS = ("192.0.2.10/32", "192.0.2.11/32", "2001:db8::10/128", "2001:db8::11/128")
 ACTIONS = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
 TC_ACTIONS = {-1: "pass", 2: "drop", 7: "redirect"}
-HEADROOM_FILL = b"\xff"
+UNREACHABLE_METRIC = "4278198272"
 
 
 def ip(*arguments: str) -> None:
@@ -53,6 +53,9 @@ def build_namespace() -> None:
     ip("addr", "add", "2001:db8:0:2::1/64", "dev", "lb1", "nodad")
     for vip in VIPS:
         ip("addr", "add", vip, "dev", "lb0", *(["nodad"] if ":" in vip else []))
+    # what README recommends: without any route the FIB cannot tell "not here" from "here"
+    ip("route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
+    ip("-6", "route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
     for device, neighbours in (("lb1", BACKENDS), ("lb0", NEAR)):
         for address, mac in neighbours.items():
             ip("neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.datapath.harness import BACKENDS, ROUTER_MAC, Datapath, Verdict, ip, tcp, udp
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -20,6 +20,19 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
+from lvsxdp import maps
+from tests.datapath.harness import (
+    BACKENDS,
+    ROUTER_MAC,
+    UNREACHABLE_METRIC,
+    Datapath,
+    Verdict,
+    ip,
+    tcp,
+    udp,
+)
+
+TC_ACT_UNSPEC = 2**32 - 1
 BACKEND = "10.0.0.11"
 BACKEND6 = "2001:db8:0:2::11"
 CLIENT = "198.51.100.7:1001"
@@ -165,9 +178,7 @@ EXTENSIONS: dict[str, Callable[[], Any]] = {
     "hop-by-hop": IPv6ExtHdrHopByHop,
     "destination": IPv6ExtHdrDestOpt,
     "routing": lambda: IPv6ExtHdrRouting(addresses=["2001:db8::77"], segleft=0),
-    "all-three": lambda: (
-        IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(segleft=0) / IPv6ExtHdrDestOpt()
-    ),
+    "all-three": lambda: IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(segleft=0) / IPv6ExtHdrDestOpt(),
     "five": lambda: IPv6ExtHdrHopByHop() / fourfold_destination_options(),
 }
 
@@ -543,9 +554,8 @@ def test_a_packet_with_a_mark_but_no_service_is_handed_over_with_its_mark(
 
 def test_the_tc_entry_balances_alone_where_there_is_no_xdp(datapath: Datapath) -> None:
     datapath.apply(WEB)
-    packet = tcp(CLIENT, VIP)
-    verdict = datapath.send_tc(datapath.to_host(packet, "lb0p"), "lb0p")
-    frame = datapath.to_host(packet, "lb0p")
+    frame = datapath.to_host(tcp(CLIENT, VIP))
+    verdict = datapath.send_tc(frame)
     frame[IP].ttl -= 1
     assert verdict == Verdict("redirect", bytes(frame))
     assert datapath.reasons() == {"forwarded": 1}
@@ -553,15 +563,18 @@ def test_the_tc_entry_balances_alone_where_there_is_no_xdp(datapath: Datapath) -
 
 def test_the_tc_entry_leaves_alone_what_xdp_has_passed(datapath: Datapath) -> None:
     datapath.apply(WEB)
-    frame = datapath.to_host(tcp(CLIENT, VIP))
-    assert datapath.send_tc(frame) == Verdict("pass", bytes(frame))
+    frame = bytes(datapath.to_host(tcp(CLIENT, VIP)))
+    context = bytearray(192)
+    struct.pack_into("<I", context, 40, datapath.ifindex["lb0"])
+    run = maps.run_program(datapath.entry["tc"], frame, context=bytes(context))
+    assert (run.verdict, run.data) == (TC_ACT_UNSPEC, frame)
     assert datapath.reasons() == {}
 
 
 def test_the_tc_entry_sends_a_packet_by_the_mark_that_it_came_with(datapath: Datapath) -> None:
     datapath.apply("services: [{mark: 7, backends: [{address: 10.0.0.11}]}]")
-    frame = datapath.to_host(tcp(CLIENT, VIP), "lb0p")
-    assert datapath.send_tc(frame, "lb0p", mark=7).action == "redirect"
+    frame = datapath.to_host(tcp(CLIENT, VIP))
+    assert datapath.send_tc(frame, mark=7).action == "redirect"
     assert [row["mark"] for row in datapath.connections()] == [7]
 
 
@@ -592,3 +605,15 @@ def test_every_packet_is_counted_once(datapath: Datapath) -> None:
     ]
     frames = [datapath.to_host(packet) for packet in packets]
     assert [counted(datapath, frame) for frame in frames] == [1] * len(frames)
+
+
+def test_a_packet_to_a_backend_of_which_no_route_says_anything_is_dropped(
+    datapath: Datapath,
+) -> None:
+    ip("route", "del", "unreachable", "default", "metric", UNREACHABLE_METRIC)
+    try:
+        datapath.apply(WEB.replace("10.0.0.11", "203.0.113.9"))
+        frame = datapath.to_host(tcp(CLIENT, VIP))
+        assert outcome(datapath, frame) == dropped(frame, "no_route")
+    finally:
+        ip("route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.datapath.harness import ROUTER_MAC, Datapath, tcp, udp
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from scapy.layers.l2 import Dot1Q, Ether
+
 from lvsxdp import config, maps, marks
 from lvsxdp.errors import ConflictError
 from lvsxdp.model import Config, MarkRule, Ports, Protocol
-from scapy.layers.l2 import Dot1Q, Ether
+from tests.datapath.harness import ROUTER_MAC, Datapath, tcp, udp
 
 OTHER_MAC = "02:00:00:00:00:fd"
 ADDRESSES = ("192.0.2.10", "192.0.2.11", "192.0.2.200", "2001:db8::10", "2001:db8::11")
@@ -95,7 +96,7 @@ def mark_seen(datapath: Datapath, packet: marks.Packet) -> int | None:
     verdict = datapath.send(frame_of(datapath, packet), packet.interface)
     assert verdict.action == "pass"
     if verdict.handover:
-        return verdict.handover["mark"]
+        return int(verdict.handover["mark"])
     return 0 if datapath.reasons().get("mark_excluded", 0) > before else None
 
 
@@ -108,22 +109,27 @@ def rows_fit(rules: tuple[MarkRule, ...]) -> bool:
     return True
 
 
+# the exact rule is found by hash, and yet the wider one before it wins
+OVERLAPPING = (
+    MarkRule(1, addresses=(ipaddress.ip_network("192.0.2.0/24"),)),
+    MarkRule(2, addresses=(ipaddress.ip_network("192.0.2.10/32"),), ports=(Ports(80, 80),)),
+)
+TO_PORT_80 = marks.Packet(
+    protocol=Protocol.TCP,
+    source=ipaddress.ip_address("198.51.100.7"),
+    destination=ipaddress.ip_address("192.0.2.10"),
+    port=80,
+    interface="lb0",
+    vlan=None,
+    source_mac=ROUTER_MAC,
+)
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rules=RULES, sent=st.lists(packets(), min_size=1, max_size=8))
-@example(
-    rules=(
-        MarkRule(1, addresses=(ipaddress.ip_network("192.0.2.0/24"),)),
-        MarkRule(2, addresses=(ipaddress.ip_network("192.0.2.10/32"),), ports=(Ports(80, 80),)),
-    ),
-    sent=[
-        marks.Packet(
-            Protocol.TCP, ipaddress.ip_address("198.51.100.7"),
-            ipaddress.ip_address("192.0.2.10"), 80, "lb0", None, ROUTER_MAC,
-        )  # fmt: skip
-    ],
-)
+@example(rules=OVERLAPPING, sent=[TO_PORT_80])
 def test_the_data_plane_gives_every_packet_the_mark_of_the_first_rule_that_matches(
     datapath: Datapath, rules: tuple[MarkRule, ...], sent: list[marks.Packet]
 ) -> None:
@@ -187,12 +193,10 @@ def test_a_packet_sees_the_old_rules_or_the_new_ones(datapath: Datapath) -> None
 
 def test_no_packet_falls_between_the_old_rules_and_the_new_ones(datapath: Datapath) -> None:
     frame = bytes(datapath.to_host(tcp("198.51.100.7:1001", "192.0.2.10:80")))
-    rule_sets = [
-        config.load(re.sub(r"mark: \d", "mark: 0", text))[0] for text in (OLD, NEW)
-    ]
+    rule_sets = [config.load(re.sub(r"mark: \d", "mark: 0", text))[0] for text in (OLD, NEW)]
     entry, ifindex = datapath.entry["xdp"], datapath.ifindex["lb0"]
     datapath.balancer.apply(rule_sets[0], datapath.net)
     with traffic(lambda: maps.run_program(entry, frame, ifindex=ifindex, repeat=10000)):
-        for turn in range(1, 51):
+        for turn in range(1, 201):
             datapath.balancer.apply(rule_sets[turn % 2], datapath.net)
     assert list(datapath.reasons()) == ["mark_excluded"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+
 from tests.datapath.harness import Datapath, tcp, udp
 
 A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
@@ -26,7 +28,8 @@ def service(persistence: str, backends: str = SERVERS, *, port: int | str = 80) 
 def servers(**weights: int) -> str:
     """The list of backends with these weights, by their letters."""
     letters = {"A": A, "B": B, "C": C}
-    return "[" + ", ".join(f"{{address: {letters[n]}, weight: {w}}}" for n, w in weights.items()) + "]"
+    rows = (f"{{address: {letters[name]}, weight: {w}}}" for name, w in weights.items())
+    return f"[{', '.join(rows)}]"
 
 
 def syn(datapath: Datapath, client: str, port: int = 80) -> str | None:
@@ -42,7 +45,7 @@ def ack(datapath: Datapath, client: str, flags: str = "A") -> str | None:
 def entries(datapath: Datapath) -> list[tuple[str, str | None, int]]:
     """Each entry's client, backend and whole seconds left."""
     rows = datapath.persistence()
-    return sorted((r["client"], r["backend"], round(r["expires_in"])) for r in rows)
+    return sorted((r["client"], r["backend"], math.ceil(r["expires_in"])) for r in rows)
 
 
 def passed_as(datapath: Datapath, packet: Any) -> tuple[str, dict[str, int]]:
@@ -97,7 +100,7 @@ def test_an_entry_without_connections_ends_at_its_time(datapath: Datapath) -> No
     for flags in ("S", "A", "R"):
         assert ack(datapath, "198.51.100.1:1001", flags) == C
     (connection,) = datapath.connections()
-    assert (connection["state"], round(connection["expires_in"])) == ("CLOSE", 10)
+    assert (connection["state"], math.ceil(connection["expires_in"])) == ("CLOSE", 10)
     assert entries(datapath) == [("198.51.100.1", C, 12)]
     datapath.later(11)
     assert datapath.connections() == []

@@ -6,11 +6,12 @@ import ctypes
 import random
 from collections import Counter
 
-from tests.datapath.harness import Datapath, tcp, udp
-from lvsxdp import maps
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1Q
+
+from lvsxdp import maps
+from tests.datapath.harness import Datapath, tcp, udp
 
 FRAMES = 1_000_000
 SHORTEST = 14  # the kernel's test run takes no less than an Ethernet header
@@ -58,7 +59,7 @@ class Runner:
     """Runs the XDP entry on frames that are written into one buffer."""
 
     def __init__(self, datapath: Datapath, longest: int) -> None:
-        self.frame = (ctypes.c_char * longest)()
+        self.frame = (ctypes.c_ubyte * longest)()
         self.output = (ctypes.c_char * (longest + 512))()
         self.before, self.after = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
         self.before[3] = datapath.ifindex["lb0"]
@@ -74,7 +75,7 @@ class Runner:
         """The verdict on a frame, and whether it was handed over."""
         options = self.options
         self.before[1] = options.data_size_in = len(frame)
-        self.frame[: len(frame)] = frame  # type: ignore[assignment]
+        ctypes.memmove(self.frame, frame, len(frame))
         options.data_size_out = len(self.output)
         options.context_size_in = options.context_size_out = 24
         assert self.call(self.entry, ctypes.byref(options)) == 0

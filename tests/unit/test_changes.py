@@ -1,0 +1,123 @@
+"""Configurations compared in words, and edited."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+
+from lvsxdp import changes
+from lvsxdp.errors import ConflictError
+from lvsxdp.model import (
+    Backend,
+    Config,
+    Family,
+    MarkKey,
+    MarkRule,
+    Persistence,
+    Scheduler,
+    Service,
+    Settings,
+)
+from tests.unit.strategies import CONFIGS
+
+ip = ipaddress.ip_address
+A, B, C = (Backend(ip(f"10.0.0.{n}")) for n in (1, 2, 3))
+SHOP = Service(MarkKey(1, Family.IPV4), name="shop", backends=(A, B))
+OTHER = Service(MarkKey(2, Family.IPV6))
+
+
+def of(*services: Service, **more: object) -> Config:
+    return dataclasses.replace(Config(services=services), **more)  # type: ignore[arg-type]
+
+
+def edited(**fields: object) -> Config:
+    return of(dataclasses.replace(SHOP, **fields))  # type: ignore[arg-type]
+
+
+KEPT = Persistence(60, ip("255.255.255.0"))
+DIFFERENCES = {
+    "a service more": (of(SHOP, OTHER), ["service mark6:2: added with 0 backends"]),
+    "a service less": (of(), ["service shop: removed with 2 backends"]),
+    "another name": (edited(name="mall"), ["service mall: name shop becomes mall"]),
+    "another scheduler": (
+        edited(scheduler=Scheduler.RR),
+        ["service shop: scheduler wlc becomes rr"],
+    ),
+    "a backend more": (
+        edited(backends=(A, B, C)),
+        ["service shop: backend 10.0.0.3 added, weight 1"],
+    ),
+    "a backend less": (edited(backends=(A,)), ["service shop: backend 10.0.0.2 removed"]),
+    "a backend edited": (
+        edited(backends=(A, dataclasses.replace(B, weight=3, draining=True))),
+        ["service shop: backend 10.0.0.2 weight 1 becomes 3, draining False becomes True"],
+    ),
+    "backends in another order": (
+        edited(backends=(B, A)),
+        ["service shop: backends in another order"],
+    ),
+    "a rule more": (of(SHOP, marks=(MarkRule(1),)), ["marks: 0 rules become 1"]),
+    "a setting": (
+        of(SHOP, settings=Settings(conn_reuse_mode=3)),
+        ["settings.conn_reuse_mode: 1 becomes 3"],
+    ),
+    "interfaces": (of(SHOP, interfaces=("a", "b")), ["interfaces: none become a b"]),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_a_plan_says_one_line_for(case: str) -> None:
+    new, lines = DIFFERENCES[case]
+    assert changes.describe(of(SHOP), new) == lines
+
+
+def test_a_plan_for_persistence_is_in_the_words_of_the_file() -> None:
+    lines = changes.describe(of(SHOP), edited(persistence=KEPT))
+    assert lines == ["service shop: persistence none becomes 60 s, netmask 255.255.255.0"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(config=CONFIGS)
+def test_a_configuration_does_not_differ_from_itself(config: Config) -> None:
+    assert changes.describe(config, config) == []
+
+
+def test_a_service_is_exchanged_in_its_place() -> None:
+    new = dataclasses.replace(SHOP, scheduler=Scheduler.SH)
+    assert changes.replace_service(of(SHOP, OTHER), new) == of(new, OTHER)
+
+
+def test_a_backend_is_exchanged_in_its_place() -> None:
+    new = dataclasses.replace(A, weight=9)
+    assert changes.replace_backend(SHOP, new).backends == (new, B)
+
+
+def test_a_backend_more_is_last_in_the_file() -> None:
+    assert changes.add_backend(SHOP, C).backends == (A, B, C)
+
+
+def test_a_backend_cannot_be_added_twice() -> None:
+    with pytest.raises(ConflictError, match=r"service shop has the backend 10\.0\.0\.1 already"):
+        changes.add_backend(SHOP, dataclasses.replace(A, weight=4))
+
+
+def test_a_backend_is_removed_whatever_its_weight() -> None:
+    assert changes.remove_backend(SHOP, dataclasses.replace(A, weight=4)).backends == (B,)
+
+
+def test_a_file_does_not_end_a_drain() -> None:
+    drained = dataclasses.replace(A, draining=True)
+    running = of(dataclasses.replace(SHOP, backends=(drained, B)), OTHER)
+    wanted = of(dataclasses.replace(SHOP, backends=(dataclasses.replace(A, weight=7), B, C)))
+    kept = dataclasses.replace(drained, weight=7)
+    assert changes.keep_drains(running, wanted) == of(
+        dataclasses.replace(SHOP, backends=(kept, B, C))
+    )
+
+
+def test_a_file_may_begin_a_drain() -> None:
+    wanted = of(dataclasses.replace(SHOP, backends=(dataclasses.replace(A, draining=True), B)))
+    assert changes.keep_drains(of(SHOP), wanted) == wanted

@@ -1,0 +1,92 @@
+"""Who imports whom: one module for each outer library, and decisions apart from actions."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[2] / "lvsxdp"
+TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
+PURE = [
+    *("errors", "model", "config", "checks", "names", "scalars", "marks", "scheduling"),
+    *("records", "tables", "show", "snapshot", "changes"),
+]
+ACTING = {"compiler", "maps", "network", "controller", "daemon", "ageing", "views", "cli"}
+HOMES = {"bcc": "compiler", "pyroute2": "network", "click": "cli", "yaml": "config"}
+
+
+def modules_of(node: ast.AST) -> set[str]:
+    """What one statement imports: outer packages by name, our own as `lvsxdp.name`."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if not isinstance(node, ast.ImportFrom) or node.module is None:
+        return set()
+    if node.module == "lvsxdp":
+        return {f"lvsxdp.{alias.name}" for alias in node.names}
+    return {node.module}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    return set().union(*(modules_of(node) for node in ast.walk(tree)))
+
+
+def at_the_top(tree: ast.Module) -> set[str]:
+    """What is imported when the module is."""
+    inside = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return imports(tree) - (set().union(*map(imports, inside)) - imports_of_body(tree))
+
+
+def imports_of_body(tree: ast.Module) -> set[str]:
+    return set().union(*(modules_of(node) for node in tree.body))
+
+
+def outer(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def own(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("lvsxdp.")}
+
+
+@pytest.mark.parametrize(("library", "home"), HOMES.items())
+def test_a_library_is_imported_by_one_module(library: str, home: str) -> None:
+    assert {name for name, tree in TREES.items() if library in outer(imports(tree))} == {home}
+
+
+@pytest.mark.parametrize("library", ["bcc", "pyroute2"])
+def test_a_library_that_loads_slowly_is_imported_where_it_is_needed(library: str) -> None:
+    assert library not in outer(at_the_top(TREES[HOMES[library]]))
+
+
+def test_numpy_is_imported_by_nobody() -> None:
+    assert {name for name, tree in TREES.items() if "numpy" in outer(imports(tree))} == set()
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_module_that_decides_does_not_import_one_that_acts(module: str) -> None:
+    assert own(imports(TREES[module])) & ACTING == set()
+
+
+@pytest.mark.parametrize("module", [name for name in PURE if name != "show"])
+def test_a_module_that_decides_knows_no_file_of_state(module: str) -> None:
+    assert "state" not in own(imports(TREES[module]))
+
+
+LOADED = """
+import sys
+from lvsxdp import cli
+cli.main(sys.argv[1:], standalone_mode=False)
+print("loaded:", *sorted(sys.modules))
+"""
+
+
+def test_the_help_of_a_command_loads_no_heavy_library() -> None:
+    argv = [sys.executable, "-c", LOADED, "backend", "edit", "--help"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    modules = set(said.rpartition("loaded:")[2].split())
+    assert "lvsxdp.cli" in modules
+    assert modules & {"bcc", "numpy", "yaml", "pyroute2"} == set()

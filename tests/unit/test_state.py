@@ -1,0 +1,164 @@
+"""What is remembered between commands, and the lock that keeps them apart."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pathlib
+
+import pytest
+
+from lvsxdp import state
+from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.model import Backend, Config, Family, MarkKey, Service
+from lvsxdp.state import Attachment, Folders, State
+from lvsxdp.tables import BackendPlace, Book, ServicePlace
+from tests.unit.headers import described
+
+
+def remembered() -> State:
+    place = ServicePlace(3, 2, 5, 8, 1, None, {"10.0.0.1": BackendPlace(4, 6)})
+    sh = ServicePlace(4, 1, 0, 0, 0, 2, {})
+    services = (
+        Service(MarkKey(1, Family.IPV4), backends=(Backend(ipaddress.ip_address("10.0.0.1")),)),
+        Service(MarkKey(2, Family.IPV6), name="six"),
+    )
+    return State(
+        config=Config(interfaces=("eth0",), services=services),
+        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, {4: 6, 9: 1}, 7),
+        attachments=[Attachment("eth0", 2, "native", 41, True)],
+        described={"tables": {}, "enums": {}, "hz": 250},
+    )
+
+
+@pytest.fixture
+def where(tmp_path: pathlib.Path) -> Folders:
+    return state.folders(77, tmp_path / "pins", tmp_path / "files")
+
+
+class Clock:
+    """A clock that only pauses move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses = 0
+
+    def read(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
+
+
+# ---- the file ----
+
+
+def test_folders_are_named_by_the_namespaces_cookie(where: Folders, tmp_path: pathlib.Path) -> None:
+    assert where == Folders(tmp_path / "pins/77", tmp_path / "files/77")
+    assert where.state_file == tmp_path / "files/77/state.json"
+
+
+def test_what_was_written_is_read_again(where: Folders) -> None:
+    state.write(where, remembered())
+    assert state.read(where) == remembered()
+
+
+def test_where_nothing_was_written_there_is_no_state(where: Folders) -> None:
+    assert state.read(where) is None
+
+
+def test_a_write_leaves_no_other_file(where: Folders) -> None:
+    state.write(where, remembered())
+    state.write(where, remembered())
+    assert [path.name for path in where.files.iterdir()] == ["state.json"]
+
+
+def test_only_the_owner_reads_the_folder(where: Folders) -> None:
+    state.write(where, remembered())
+    assert where.files.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version"', "[]", "{}", '{"version": 1}', "\x00"])
+def test_a_damaged_file_is_named(where: Folders, text: str) -> None:
+    where.files.mkdir(parents=True)
+    where.state_file.write_text(text)
+    with pytest.raises(DatapathError, match=r"state\.json is damaged"):
+        state.read(where)
+
+
+def test_a_file_of_another_version_is_refused(where: Folders) -> None:
+    where.files.mkdir(parents=True)
+    where.state_file.write_text('{"version": 9}')
+    with pytest.raises(ConflictError, match=r"state\.json is of version 9, not 1"):
+        state.read(where)
+
+
+def test_the_schema_is_what_the_compiler_described() -> None:
+    kept = remembered()
+    kept.described = {
+        "tables": {"loads": {"key": "unsigned int", "value": described("struct load")}},
+        "enums": {"family": {"ipv4": 4}},
+        "hz": 1000,
+    }
+    assert (kept.schema.keys["loads"].size, kept.schema.values["loads"].size) == (4, 16)
+    assert (kept.schema.enums, kept.schema.hz) == ({"family": {"ipv4": 4}}, 1000)
+
+
+# ---- the lock ----
+
+
+def test_a_second_command_waits_then_names_the_process_that_holds_the_lock(where: Folders) -> None:
+    clock = Clock()
+    told = f"the lock is held by process {os.getpid()} "
+    with (
+        state.locked(where, 0),
+        pytest.raises(ConflictError, match=told),
+        state.locked(where, 10, clock.read, clock.pause),
+    ):
+        pytest.fail("two commands hold one lock")
+    assert clock.now == pytest.approx(10, abs=0.1)
+
+
+def test_a_command_that_does_not_wait_is_refused_at_once(where: Folders) -> None:
+    clock = Clock()
+    with (
+        state.locked(where, 0),
+        pytest.raises(ConflictError),
+        state.locked(where, 0, clock.read, clock.pause),
+    ):
+        pytest.fail("two commands hold one lock")
+    assert clock.pauses == 0
+
+
+def test_a_second_command_goes_on_when_the_first_has_ended(where: Folders) -> None:
+    clock = Clock()
+    first = state.locked(where, 0)
+    first.__enter__()
+
+    def end_first(seconds: float) -> None:
+        clock.pause(seconds)
+        if clock.pauses == 3:
+            first.__exit__(None, None, None)
+
+    with state.locked(where, 10, clock.read, end_first):
+        assert clock.pauses == 3
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_the_lock(where: Folders) -> None:
+    """`detach --all` removes the folder with the lock in it while another command waits."""
+    clock = Clock()
+    first = state.locked(where, 0)
+    first.__enter__()
+    lock = where.files / "lock"
+
+    def remove(seconds: float) -> None:
+        clock.pause(seconds)
+        if lock.exists():
+            lock.unlink()
+            first.__exit__(None, None, None)
+
+    with state.locked(where, 10, clock.read, remove):
+        assert lock.read_text() == f"process {os.getpid()}"
+        with pytest.raises(ConflictError), state.locked(where, 0):
+            pytest.fail("two commands hold one lock")
