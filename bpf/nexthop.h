@@ -120,7 +120,8 @@ static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *
 		return nexthop_unforwarded(backend);
 	if (answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR) {
 		*ifindex = fib.ifindex;
-		*mtu = fib.mtu_result;
+		/* without a neighbour the answer has no MTU */
+		*mtu = answer == FIB_SUCCESS ? fib.mtu_result : 0;
 		neighbour->family = fib.family;
 		/* the kernel has put the gateway here where there is one */
 		__builtin_memcpy(neighbour->address, fib.ipv6_dst, 16);

@@ -101,6 +101,16 @@ def remove_backend(service: Service, backend: Backend) -> Service:
     return dataclasses.replace(service, backends=backends)
 
 
+def follow(running: Config, wanted: Config, *, undrain: bool = False) -> Config:
+    """`wanted` as what runs can become it: with its drains, unless `undrain`.
+
+    ConflictError where the capacity differs, which belongs to the tables as they were loaded.
+    """
+    if wanted.capacity != running.capacity:
+        raise ConflictError("capacity cannot change while attached: detach --all, then attach")
+    return wanted if undrain else keep_drains(running, wanted)
+
+
 def keep_drains(running: Config, wanted: Config) -> Config:
     """`wanted`, with the backends draining that drain now: a file does not end a drain."""
     draining = {(s.key, b.key) for s in running.services for b in s.backends if b.draining}

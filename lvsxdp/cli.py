@@ -228,10 +228,7 @@ def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
     wanted = _read_config(config)
     with _balancer(options) as (balancer, net):
         running = balancer.state.config
-        if not undrain:
-            wanted = changes.keep_drains(running, wanted)
-        if wanted.capacity != running.capacity:
-            raise ConflictError("capacity cannot change while attached: detach --all, then attach")
+        wanted = changes.follow(running, wanted, undrain=undrain)
         lines = changes.describe(running, wanted)
         for line in lines or ["nothing to do"]:
             click.echo(line)

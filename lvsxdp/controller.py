@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import maps, network, records, state, tables
+from lvsxdp import changes, maps, network, records, state, tables
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
 from lvsxdp.maps import Map
 from lvsxdp.model import Config, Service
@@ -36,10 +36,11 @@ HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Build:
-    """How the programs are compiled: more -D, and where the headers are kept."""
+    """How the programs are compiled: more -D, where headers are kept, other sources than ours."""
 
     defines: Mapping[str, object] = dataclasses.field(default_factory=dict)
     cache: Path = CACHE
+    folder: Path | None = None
 
 
 def here() -> Folders:
@@ -268,7 +269,7 @@ def attach(
     if running:
         with Balancer.open(where) as balancer:
             if config is not None:
-                balancer.apply(dataclasses.replace(config, interfaces=config.interfaces), net)
+                balancer.apply(changes.follow(balancer.state.config, config), net)
             _attach_links(balancer, net, links, mode, force, say)
         return
     wanted = config or Config()
@@ -345,15 +346,16 @@ def _load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     from lvsxdp import compiler
 
     defines = _defines(config, build)
-    header = (compiler.sources() / "types.h").read_text()
+    header = ((build.folder or compiler.sources()) / "types.h").read_text()
     enums = records.enums_of(header)
-    fresh = compiler.Module("lvsxdp.c", {**defines, "HOOK_XDP": 1}, cache=build.cache)
+    origin: dict[str, Any] = {"cache": build.cache, "folder": build.folder}
+    fresh = compiler.Module("lvsxdp.c", {**defines, "HOOK_XDP": 1}, **origin)
     described = fresh.tables()
     for name in described:
         if name not in PRIVATE_TABLES:
             maps.pin(fresh.table_descriptor(name), pins / name)
     _load_hook(fresh, "xdp", pins, enums)
-    bound = {"cache": build.cache, "pins": pins}
+    bound = {**origin, "pins": pins}
     tc = compiler.Module("lvsxdp.c", {**defines, "HOOK_TC": 1}, **bound)
     _load_hook(tc, "tc", pins, enums)
     control = compiler.Module("control.c", {**defines, "HOOK_XDP": 1}, **bound)

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,14 +151,21 @@ def locked(
         file.truncate(0)
         file.write(f"process {os.getpid()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not where.state_file.exists():
+                shutil.rmtree(where.files, ignore_errors=True)
 
 
 def _open_lock(where: Folders) -> TextIO:
-    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = (where.files / "lock").open("a+")
-    file.seek(0)
-    return file
+    """The lock's file, made where it is missing; another command may remove it at any moment."""
+    while True:
+        where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            file = (where.files / "lock").open("a+")
+            file.seek(0)
+            return file
 
 
 def _take(file: TextIO) -> bool:

@@ -54,7 +54,3 @@ def datapath(loaded: Datapath) -> Iterator[Datapath]:
         loaded.clear()
         yield loaded
         loaded.clear()
-
-
-# pytest has its own name for this module; a second copy would have classes of its own
-sys.modules["conftest"] = sys.modules[__name__]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.datapath.harness import BACKENDS, NEAR, ROUTER_MAC, Datapath
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
+
+from tests.datapath.harness import BACKENDS, NEAR, ROUTER_MAC, Datapath
 
 WEB = """
 services:
@@ -97,3 +98,10 @@ def test_a_packet_too_big_for_the_backends_link_is_dropped_by_tc_under_its_reaso
     assert handed.handover is not None and handed.handover["reason"] == "forwarded"
     assert datapath.send_tc(packet).action == "drop"
     assert datapath.reasons() == {"too_big": 1}
+
+
+def test_tc_sends_to_a_neighbour_that_the_kernel_has_still_to_find(datapath: Datapath) -> None:
+    datapath.apply(WEB.replace("10.0.0.11", "10.0.0.99"))
+    packet = IP(src="198.51.100.7", dst="192.0.2.10") / TCP(sport=1001, dport=80, flags="S")
+    assert datapath.send_tc(to_host(datapath) / packet).action == "redirect"
+    assert datapath.reasons() == {"forwarded": 1}

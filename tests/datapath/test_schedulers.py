@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.datapath.harness import ROUTER_MAC, Datapath
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+
+from tests.datapath.harness import ROUTER_MAC, Datapath
 
 VECTORS = Path(__file__).parent.parent / "vectors/ipvs-vectors.yaml"
 SCHEDULERS = {"rr", "wrr", "wlc", "sh"}
