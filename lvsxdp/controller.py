@@ -27,6 +27,7 @@ CACHE = Path("/var/cache/lvsxdp")
 CLOCK_MONOTONIC_COARSE = 6
 # A program that began before a switch has ended long before this: its whole run takes microseconds.
 GRACE = 0.02
+LEAST_INTERFACES = 1024
 MODES = ("native", "generic", "tc")
 STEPS = ("entry", "new_connection", "connect_backend")
 SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
@@ -273,9 +274,16 @@ def attach(
             _attach_links(balancer, net, links, mode, force, say)
         return
     wanted = config or Config()
-    with _loaded(where, wanted, build or Build()) as balancer:
+    with _loaded(where, wanted, _with_room(build or Build(), net)) as balancer:
         balancer.apply(wanted, net, first=True)
         _attach_links(balancer, net, links, mode, force, say)
+
+
+def _with_room(build: Build, net: Network) -> Build:
+    """The build with a table for twice the interface indices that are in use."""
+    highest = max(link.index for link in net.links())
+    room = max(LEAST_INTERFACES, 1 << (2 * highest).bit_length())
+    return dataclasses.replace(build, defines={"INTERFACE_CAPACITY": room, **build.defines})
 
 
 def _refuse_occupied(where: Folders, net: Network, link: Link, running: bool, force: bool) -> None:
@@ -433,7 +441,10 @@ def _attach_link(
     say: Callable[[str], None],
 ) -> Attachment:
     if link.index >= balancer.map("interfaces").capacity:
-        raise DatapathError(f"{link.name} has index {link.index}: more than the tables hold")
+        raise DatapathError(
+            f"{link.name} has index {link.index}, beyond the table made when lvsxdp was loaded: "
+            "detach --all, then attach again"
+        )
     if force and net.tc_program(link):
         net.detach_tc(link)
     tc = balancer.program("tc_entry")

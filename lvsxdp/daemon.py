@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from lvsxdp import ageing
+from lvsxdp import ageing, state
 from lvsxdp.ageing import Load
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
 from lvsxdp.state import Folders
+
+LOCK_WAIT = 10.0
 
 
 def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
@@ -33,7 +35,7 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
 def _sweep_once(
     where: Folders, drift: dict[int, Load], say: Callable[[str], None]
 ) -> dict[int, Load]:
-    with Balancer.open(where) as balancer:
+    with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
         done = ageing.sweep(balancer, drift)
     (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:

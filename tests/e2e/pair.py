@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 PROGRAM = Path(sys.executable).parent / "lvsxdp"
 PINS, FILES = Path("/sys/fs/bpf/lvsxdp"), Path("/run/lvsxdp")
 HERE, PEER = "192.0.2.1", "192.0.2.2"
+IP_LINKS = ("ip", "-d", "-o", "link", "show")
 _COUNT = itertools.count()
 Done = subprocess.CompletedProcess[str]
 
@@ -66,7 +69,7 @@ class Pair:
     def picture(self) -> dict[str, str]:
         """All that attach may touch: links, qdiscs, filters, pins and files."""
         return {
-            "links": self.inside("ip", "-d", "-o", "link", "show").stdout,
+            "links": re.sub(r"_timer +[0-9.]+", "", self.inside(*IP_LINKS).stdout),
             "qdiscs": self.inside("tc", "qdisc", "show").stdout,
             "ingress": self.inside("tc", "filter", "show", "dev", "p0", "ingress").stdout,
             "egress": self.inside("tc", "filter", "show", "dev", "p0", "egress").stdout,
@@ -90,8 +93,9 @@ def _listed(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def pair(mtu: int = 1500) -> Iterator[Pair]:
     """A new pair, removed with all that was attached in it."""
-    number = next(_COUNT)
-    made = Pair(f"lvxcli{number}", f"lvxclip{number}")
+    # Two runs at once, each by its process, do not meet.
+    name = f"lvxcli-{os.getpid()}-{next(_COUNT)}"
+    made = Pair(name, f"{name}-peer")
     _remove(made)
     try:
         _build(made, mtu)

@@ -110,10 +110,17 @@ def side(request: pytest.FixtureRequest) -> Side:
 
 
 @pytest.fixture
-def shop(balancer: Balancer) -> Iterator[Lab]:
+def shop(balancer: Balancer) -> Lab:
     """The laboratory with the shop open, and no client remembered."""
+    balancer.lvsxdp("persistence", "flush")
+    return balancer.lab
+
+
+@pytest.fixture
+def shop_again(balancer: Balancer) -> Iterator[None]:
+    """The shop is open again afterwards."""
+    yield
     balancer.use(SHOP)
-    yield balancer.lab
 
 
 def test_five_protocols_of_one_client_meet_one_backend(shop: Lab, side: Side) -> None:
@@ -153,7 +160,7 @@ def test_a_megabyte_comes_down_whole(shop: Lab, side: Side) -> None:
     assert digest(path) == hashlib.sha256(servers.BIG_BODY).hexdigest()
 
 
-@pytest.mark.usefixtures("takers")
+@pytest.mark.usefixtures("takers", "shop_again")
 def test_a_megabyte_goes_up_whole(balancer: Balancer, side: Side) -> None:
     balancer.use(SHOP.replace("[80, 443]", "[80, 443, 9000]"))
     path = balancer.lab.directory / "up"
@@ -163,6 +170,7 @@ def test_a_megabyte_goes_up_whole(balancer: Balancer, side: Side) -> None:
     assert taken[1] == hashlib.sha256(servers.BIG_BODY).hexdigest()
 
 
+@pytest.mark.usefixtures("shop_again")
 def test_two_marks_do_not_share_an_entry(balancer: Balancer) -> None:
     balancer.use(TWO_MARKS)
     lab = balancer.lab

@@ -12,6 +12,7 @@ from lvsxdp import changes
 from lvsxdp.errors import ConflictError
 from lvsxdp.model import (
     Backend,
+    Capacity,
     Config,
     Family,
     MarkKey,
@@ -121,3 +122,15 @@ def test_a_file_does_not_end_a_drain() -> None:
 def test_a_file_may_begin_a_drain() -> None:
     wanted = of(dataclasses.replace(SHOP, backends=(dataclasses.replace(A, draining=True), B)))
     assert changes.keep_drains(of(SHOP), wanted) == wanted
+
+
+def test_what_runs_cannot_change_its_capacity() -> None:
+    wanted = dataclasses.replace(of(SHOP), capacity=Capacity(services=7))
+    with pytest.raises(ConflictError, match="capacity cannot change while attached"):
+        changes.follow(of(SHOP), wanted)
+
+
+def test_what_runs_keeps_its_drains_until_they_are_ended() -> None:
+    drained = of(dataclasses.replace(SHOP, backends=(dataclasses.replace(A, draining=True), B)))
+    assert changes.follow(drained, of(SHOP)) == drained
+    assert changes.follow(drained, of(SHOP), undrain=True) == of(SHOP)

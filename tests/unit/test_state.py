@@ -162,3 +162,15 @@ def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_the_lock(where: Fold
         assert lock.read_text() == f"process {os.getpid()}"
         with pytest.raises(ConflictError), state.locked(where, 0):
             pytest.fail("two commands hold one lock")
+
+
+def test_a_command_that_leaves_no_state_leaves_no_folder(where: Folders) -> None:
+    with state.locked(where, 0):
+        assert where.files.is_dir()
+    assert not where.files.exists()
+
+
+def test_a_command_that_leaves_state_keeps_the_folder(where: Folders) -> None:
+    with state.locked(where, 0):
+        state.write(where, remembered())
+    assert where.state_file.exists()

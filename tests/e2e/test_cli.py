@@ -1,0 +1,371 @@
+"""The command line: what each command says, changes, and ends with."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from lvsxdp import cli
+from tests.e2e.pair import FILES, PROGRAM, Pair, config, pair, run
+
+PATIENCE = 15.0
+SHOP = """
+marks:
+- {mark: 1, protocol: udp, address: 192.0.2.1, port: 5001}
+- {mark: 7, protocol: udp, address: 192.0.2.1, port: 7777}
+services:
+- name: shop
+  mark: 1
+  scheduler: rr
+  persistence: {timeout: 300, netmask: 255.255.255.0}
+  backends:
+  - {address: 192.0.2.2, weight: 2}
+  - {address: 192.0.2.3}
+- {name: web, protocol: tcp, address: 192.0.2.1, port: 80, backends: [{address: 192.0.2.2}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def attached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair() as made:
+        file = config(SHOP, tmp_path_factory.mktemp("cli"))
+        made.lvsxdp("attach", "p0", "-c", file, "--set-sysctl")
+        yield made
+
+
+@pytest.fixture
+def lb(attached: Pair, tmp_path: Path) -> Pair:
+    """The balancer with the configuration and empty tables that every test begins with."""
+    attached.lvsxdp("apply", "--undrain", config(SHOP, tmp_path))
+    attached.lvsxdp("persistence", "flush")
+    return attached
+
+
+@pytest.fixture
+def bare() -> Iterator[Pair]:
+    with pair() as made:
+        yield made
+
+
+def until(holds: Callable[[], bool]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < limit, "it does not come to hold"
+        time.sleep(0.05)
+
+
+def backends(lb: Pair, service: str = "shop") -> list[tuple[str, int, str]]:
+    rows = lb.read("backend", "list", service)
+    return [(row["address"], row["weight"], row["state"]) for row in rows]
+
+
+# ---- configuration ----
+
+
+def test_check_says_what_a_good_file_holds(tmp_path: Path) -> None:
+    file = config(SHOP, tmp_path)
+    done = run(PROGRAM, "check", file)
+    assert done.stdout == f"{file}: 2 mark rules, 2 services, 3 backends\n"
+
+
+def test_check_names_every_fault_of_a_bad_file(tmp_path: Path) -> None:
+    bad = SHOP.replace("scheduler: rr", "scheduler: wr").replace("weight: 2", "weight: -2")
+    done = run(PROGRAM, "check", config(bad, tmp_path), check=False)
+    assert done.returncode == 2
+    assert 'services[0].scheduler: "wr" is not a scheduler (rr, wrr, wlc, sh)' in done.stderr
+    assert 'services[0].backends[0].weight: "-2" is not a weight' in done.stderr
+
+
+def test_check_of_a_file_that_is_not_there_is_a_wrong_configuration(tmp_path: Path) -> None:
+    done = run(PROGRAM, "check", tmp_path / "nope.yaml", check=False)
+    assert (done.returncode, "nope.yaml" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_apply_prints_its_plan_and_does_it(lb: Pair, tmp_path: Path) -> None:
+    file = config(SHOP.replace("weight: 2", "weight: 5"), tmp_path, "five.yaml")
+    said = lb.lvsxdp("apply", file).stdout
+    assert said == "service shop: backend 192.0.2.2 weight 2 becomes 5\n"
+    assert backends(lb) == [("192.0.2.2", 5, "active"), ("192.0.2.3", 1, "active")]
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(lb: Pair, tmp_path: Path) -> None:
+    file = config(SHOP.replace("weight: 2", "weight: 5"), tmp_path, "five.yaml")
+    before = lb.lvsxdp("save").stdout
+    said = lb.lvsxdp("apply", "--dry-run", file).stdout
+    assert said == "service shop: backend 192.0.2.2 weight 2 becomes 5\n"
+    assert lb.lvsxdp("save").stdout == before
+
+
+def test_what_was_saved_plans_nothing(lb: Pair) -> None:
+    lb.lvsxdp("backend", "drain", "shop", "192.0.2.3")
+    saved = lb.lvsxdp("save").stdout
+    assert lb.lvsxdp("apply", "-", stdin=saved).stdout == "nothing to do\n"
+
+
+def test_apply_does_not_change_the_capacity(lb: Pair, tmp_path: Path) -> None:
+    file = config(SHOP + "capacity: {services: 7}\n", tmp_path, "seven.yaml")
+    code, said = lb.refused("apply", file)
+    assert (code, "capacity cannot change while attached" in said) == (4, True)
+
+
+def test_apply_keeps_a_drain_unless_told_otherwise(lb: Pair, tmp_path: Path) -> None:
+    lb.lvsxdp("backend", "drain", "shop", "192.0.2.3")
+    file = config(SHOP, tmp_path)
+    assert lb.lvsxdp("apply", file).stdout == "nothing to do\n"
+    said = lb.lvsxdp("apply", "--undrain", file).stdout
+    assert said == "service shop: backend 192.0.2.3 draining True becomes False\n"
+
+
+# ---- backends ----
+
+ROW = {
+    *("service", "address", "port", "weight", "forward", "state", "active", "inactive"),
+    *("persistent", "packets", "bytes", "connections", "road"),
+}
+
+
+def test_a_backend_has_these_keys_in_json(lb: Pair) -> None:
+    rows = lb.read("backend", "list")
+    assert {(row["service"], row["address"]) for row in rows} == {
+        ("shop", "192.0.2.2"),
+        ("shop", "192.0.2.3"),
+        ("web", "192.0.2.2"),
+    }
+    assert [set(row) for row in rows] == [ROW] * 3
+    assert [row["port"] for row in rows] == [None, None, 80]
+
+
+def test_a_backend_is_added_edited_drained_and_deleted(lb: Pair) -> None:
+    first = [("192.0.2.2", 2, "active"), ("192.0.2.3", 1, "active")]
+    lb.lvsxdp("backend", "add", "shop", "192.0.2.4", "--weight", "3")
+    assert backends(lb) == [*first, ("192.0.2.4", 3, "active")]
+    lb.lvsxdp("backend", "edit", "mark:1", "192.0.2.4", "--weight", "0")
+    assert backends(lb)[-1] == ("192.0.2.4", 0, "quiesced")
+    lb.lvsxdp("backend", "drain", "shop", "192.0.2.4")
+    assert backends(lb)[-1] == ("192.0.2.4", 0, "draining")
+    lb.lvsxdp("backend", "drain", "--undo", "shop", "192.0.2.4")
+    assert backends(lb)[-1] == ("192.0.2.4", 0, "quiesced")
+    lb.lvsxdp("backend", "delete", "shop", "192.0.2.4")
+    assert backends(lb) == first
+
+
+def test_a_backend_with_persistent_clients_is_deleted_only_now(lb: Pair) -> None:
+    lb.send(5001)
+    (entry,) = lb.read("persistence", "list")
+    code, said = lb.refused("backend", "delete", "shop", entry["backend"])
+    assert (code, "1 persistent clients" in said) == (4, True)
+    lb.lvsxdp("backend", "delete", "shop", entry["backend"], "--now")
+    assert entry["backend"] not in [address for address, *_ in backends(lb)]
+
+
+REFUSALS = {
+    "a service that is not there": (["backend", "list", "mark:99"], 3, 'no service "mark:99"'),
+    "a misspelt service": (["backend", "list", "shpo"], 3, "did you mean shop?"),
+    "a backend that is not there": (
+        ["backend", "drain", "shop", "192.0.2.9"],
+        3,
+        'no backend "192.0.2.9" in shop',
+    ),
+    "a backend that is there": (["backend", "add", "shop", "192.0.2.2"], 4, "already"),
+    "a weight that is none": (
+        ["backend", "edit", "shop", "192.0.2.2", "--weight", "x"],
+        2,
+        '"x" is not a weight',
+    ),
+    "nothing to edit": (["backend", "edit", "shop", "192.0.2.2"], 2, "name what to change"),
+    "an address that is none": (["backend", "add", "shop", "10.0.0"], 2, '"10.0.0" is not'),
+    "a backend of the other family": (
+        ["backend", "add", "shop", "2001:db8::1"],
+        2,
+        "2001:db8::1",
+    ),
+    "an interface that is not attached": (["detach", "q9"], 3, "q9 is not attached (p0)"),
+    "an entry that is not there": (
+        ["persistence", "delete", "shop", "203.0.113.9"],
+        3,
+        "service shop has no persistence entry for 203.0.113.9",
+    ),
+    "an entry of a service without": (
+        ["persistence", "delete", "web", "203.0.113.9"],
+        4,
+        "service web is not persistent",
+    ),
+    "a client that is none": (["persistence", "delete", "shop", "me"], 2, '"me" is not an address'),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_command_is_refused_for(lb: Pair, case: str) -> None:
+    argv, code, told = REFUSALS[case]
+    before = lb.lvsxdp("save").stdout
+    assert lb.refused(*argv)[0] == code
+    assert told in lb.refused(*argv)[1]
+    assert lb.lvsxdp("save").stdout == before
+
+
+NOT_ATTACHED = ["status", "save", "backend list", "persistence flush", "detach --all", "run"]
+
+
+@pytest.mark.parametrize("command", NOT_ATTACHED)
+def test_where_nothing_is_attached_a_command_says_so(bare: Pair, command: str) -> None:
+    code, said = bare.refused(*command.split())
+    assert (code, "lvsxdp is not attached here" in said) == (3, True)
+
+
+def test_a_namespace_that_is_not_there_is_named() -> None:
+    done = run(PROGRAM, "--netns", "lvxclinope", "status", check=False)
+    assert (done.returncode, 'no network namespace "lvxclinope"' in done.stderr) == (3, True)
+
+
+# ---- entries ----
+
+
+def test_persistence_entries_are_listed_deleted_and_flushed(lb: Pair) -> None:
+    lb.send(5001)
+    (entry,) = lb.read("persistence", "list")
+    assert set(entry) == {"service", "client", "backend", "expires_in", "connections"}
+    assert (entry["service"], entry["client"]) == ("shop", "192.0.2.0/24")
+    assert 290 < entry["expires_in"] <= 300
+    lb.lvsxdp("persistence", "delete", "shop", "192.0.2.77")
+    assert lb.read("persistence", "list") == []
+    lb.send(5001)
+    assert lb.lvsxdp("persistence", "flush", "web").stdout == "0 entries deleted\n"
+    assert lb.lvsxdp("persistence", "flush", "shop").stdout == "1 entries deleted\n"
+    assert lb.read("persistence", "list") == []
+
+
+def test_connections_are_listed(lb: Pair) -> None:
+    lb.send(5001, source_port=40123)
+    rows = {row["client"]: row for row in lb.read("connection", "list")}
+    row = rows["192.0.2.2:40123"]
+    assert row.pop("backend") in ("192.0.2.2", "192.0.2.3")
+    assert 0 < row.pop("expires_in") <= 300
+    assert row == {
+        "service": "shop",
+        "protocol": "udp",
+        "client": "192.0.2.2:40123",
+        "virtual": "192.0.2.1:5001",
+        "state": "UDP",
+        "mark": 1,
+    }
+
+
+def test_status_has_these_keys_in_json(lb: Pair) -> None:
+    status = lb.read("status")
+    assert {"interfaces", "last_sweep", "tables"} <= set(status)
+    (interface,) = status["interfaces"]
+    assert set(interface) == {"name", "mode", "program_id", "attached"}
+    assert (interface["name"], interface["attached"]) == ("p0", True)
+    names = ["connections4", "connections6", "persistence4", "persistence6"]
+    assert [set(table) for table in status["tables"]] == [{"name", "used", "capacity"}] * 4
+    assert [table["name"] for table in status["tables"]] == names
+
+
+READS = ["status", "service list", "backend list", "mark list", "persistence list"]
+
+
+@pytest.mark.parametrize("command", [*READS, "connection list"])
+def test_every_read_has_a_table_and_json(lb: Pair, command: str) -> None:
+    assert lb.lvsxdp(*command.split()).stdout.strip()
+    assert isinstance(lb.read(*command.split()), list | dict)
+
+
+# ---- help ----
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(cli.main)), ids=" ".join)
+def test_the_help_of_every_command_has_an_example_and_its_exit_codes(
+    path: tuple[str, ...],
+) -> None:
+    said = " ".join(run(PROGRAM, *path, "--help").stdout.split())
+    assert f"Example: lvsxdp {' '.join(path)}" in said
+    assert "Exit codes: 0 done" in said
+
+
+# ---- two at once ----
+
+
+def test_two_commands_at_once_wait_for_each_other(lb: Pair) -> None:
+    argv = [str(PROGRAM), "--netns", lb.ns, "backend", "edit", "shop", "192.0.2.2", "--weight"]
+    started = [subprocess.Popen([*argv, str(weight)]) for weight in range(1, 7)]
+    assert [one.wait(60) for one in started] == [0] * 6
+    assert backends(lb)[0][1] in range(1, 7)
+
+
+def test_a_command_that_may_not_wait_names_who_holds_the_lock(lb: Pair) -> None:
+    lock = FILES / lb.cookie() / "lock"
+    code = (
+        f"import fcntl; f = open('{lock}'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        argv = [PROGRAM, "--netns", lb.ns, "--wait", "0.1", "save"]
+        done = run(*argv, check=False)
+        holder.communicate("\n")
+    assert done.returncode == 4
+    assert re.search(r"the lock is held by process \d+ \(--wait\)", done.stderr)
+
+
+# ---- a mark without a service ----
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_a_packet_with_a_mark_and_no_service_reaches_the_host_with_that_mark(
+    bare: Pair, tmp_path: Path, mode: str
+) -> None:
+    chain = "chain input {\n type filter hook input priority 0\n meta mark 7 counter\n }\n"
+    bare.inside("nft", "-f", "-", stdin=f"table inet t {{\n{chain}}}\n")
+    bare.lvsxdp("attach", "p0", "--mode", mode, "-c", config(SHOP, tmp_path))
+    bare.send(7777, count=3)
+    bare.send(7778, count=2)
+    until(lambda: "packets 3 " in bare.inside("nft", "list", "ruleset").stdout)
+
+
+# ---- the daemon ----
+
+
+def used(lb: Pair, table: str) -> int:
+    return int(next(t["used"] for t in lb.read("status")["tables"] if t["name"] == table))
+
+
+def test_the_daemon_sweeps_what_has_expired_says_so_and_stops_on_sigterm(
+    lb: Pair, tmp_path: Path
+) -> None:
+    strict = SHOP.replace("timeout: 300,", "timeout: 1, expiry: strict,")
+    lb.lvsxdp("apply", config(strict, tmp_path, "strict.yaml"))
+    lb.send(5001)
+    assert used(lb, "persistence4") == 1
+    argv = [str(PROGRAM), "--netns", lb.ns, "run", "--interval", "0.2"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            until(lambda: used(lb, "persistence4") == 0)
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            said = daemon.communicate(timeout=PATIENCE)[1].splitlines()
+    assert daemon.returncode == 0
+    assert (said[0], said[-1]) == ("event=started interval=0.2", "event=stopped")
+    assert "event=swept removed=1 healed=0" in said
+    assert time.time() - lb.read("status")["last_sweep"] < PATIENCE
