@@ -111,6 +111,27 @@ static __always_inline u32 hook_segments(struct hook_context *ctx)
 	return ctx->gso_segs ? ctx->gso_segs : 1;
 }
 
+/*
+ * Generic XDP can leave TC with a frame that starts at its IP header (Linux 6.18: the length of the
+ * MAC header is lost when it copies the packet).  Puts the MAC header back in front, so that every
+ * pointer into the packet is stale after it.
+ */
+static __always_inline int hook_repair(struct hook_context *ctx)
+{
+	u8 *frame = (void *)(long)ctx->data;
+	u64 mac[2] = {};
+
+	if (bpf_skb_load_bytes_relative(ctx, 0, mac, ETH_HLEN, BPF_HDR_START_MAC))
+		return -1;
+	if (frame + ETH_HLEN > (u8 *)(long)ctx->data_end)
+		return -1;
+	if (*(u64 *)frame == mac[0] && *(u32 *)(frame + 8) == (u32)mac[1])
+		return 0;
+	if (bpf_skb_change_head(ctx, ETH_HLEN, 0))
+		return -1;
+	return bpf_skb_store_bytes(ctx, 0, mac, ETH_HLEN, 0);
+}
+
 /* The IP packet's size on the wire: of each segment, where the kernel will cut it. */
 static __always_inline u32 hook_segment_bytes(struct hook_context *ctx, u32 bytes, u32 headers)
 {

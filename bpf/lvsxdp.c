@@ -176,10 +176,13 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 /* The TC entry: the end of XDP's road, or the whole of it where there is no XDP. */
 int entry(struct hook_context *ctx)
 {
-	struct handover *handover = (void *)(long)ctx->data_meta;
 	u32 ifindex = hook_ifindex(ctx);
 	struct interface *interface = interfaces.lookup(&ifindex);
+	struct handover *handover;
 
+	if (interface && interface->flags & INTERFACE_GENERIC && hook_repair(ctx))
+		return HOOK_PASS;
+	handover = (void *)(long)ctx->data_meta;
 	if ((void *)(handover + 1) <= (void *)(long)ctx->data && handover->magic == HANDOVER_MAGIC)
 		return entry_handed_over(ctx, handover);
 	if (interface && interface->flags & INTERFACE_XDP &&

@@ -99,6 +99,7 @@ enum interface_flag {
 	INTERFACE_XDP = 1, /* XDP is attached here: TC only finishes what XDP hands over */
 	INTERFACE_TRANSMIT = 2, /* XDP may send out of it */
 	INTERFACE_NO_METADATA = 4, /* its driver cannot carry a handover */
+	INTERFACE_GENERIC = 8, /* XDP is attached in generic mode */
 };
 
 enum road {

@@ -21,7 +21,7 @@ SHOP = HERE.parent / "examples/shop.yaml"
 VIP = layout.VIP4
 FIRST, NEIGHBOUR = "198.51.100.10", "198.51.100.77"
 STRICT_SECONDS = 2
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @dataclass
@@ -106,7 +106,7 @@ def strict(demo: Demo) -> tuple[bool, str]:
 def killed(demo: Demo) -> tuple[bool, str]:
     """With no lvsxdp process left, new connections and persistence go on."""
     daemon = demo.lab.spawn("lb", [str(demo.program), "run"])
-    if not record.wait_until(lambda: "started" in daemon.output()):
+    if not record.wait_until(lambda: "started" in daemon.output(), PATIENCE):
         raise LabError(f"lvsxdp run did not start: {daemon.output().strip()}")
     before = clients.http(demo.lab, "c1", f"http://{VIP}/", FIRST)
     daemon.stop(signal.SIGKILL)

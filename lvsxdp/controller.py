@@ -153,7 +153,7 @@ class Balancer:
             flags = flag["transmit"] if network.can_transmit(link) else 0
             at = attached.get(link.index)
             if at is not None and at.mode != "tc":
-                flags |= flag["xdp"]
+                flags |= flag["xdp"] | (flag["generic"] if at.mode == "generic" else 0)
             value = layout.encode(mac=records.mac_word(link.mac), flags=flags)
             target.update(records.number(link.index), value)
         macs = self.schema.keys["local_macs"]

@@ -37,7 +37,7 @@ def _sweep_once(
 ) -> dict[int, Load]:
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
         done = ageing.sweep(balancer, drift)
-    (where.files / "last_sweep").write_text(f"{time.time():.1f}")
+        (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:
         say(f"event=swept removed={done.removed} healed={done.healed}")
     return done.drift

@@ -197,5 +197,3 @@ def backend_named(address: str) -> str:
     """Return the name that the backend of this address answers with."""
     names = {a: n for known in (layout.BACKEND4, layout.BACKEND6) for n, a in known.items()}
     return names[address.strip("[]")]
-
-

@@ -1,5 +1,6 @@
 """Every mode, with complete frames and with offloads, serves real clients alike."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,21 +58,20 @@ class Side:
 
 
 SIDES = {
-    "ipv4": Side(
-        layout.VIP4, "198.51.100.10", "198.51.100.77", "203.0.113.10", "198.51.100.0/24"
-    ),
+    "ipv4": Side(layout.VIP4, "198.51.100.10", "198.51.100.77", "203.0.113.10", "198.51.100.0/24"),
     "ipv6": Side(
         layout.VIP6, "2001:db8:1::10", "2001:db8:1::77", "2001:db8:2::10", "2001:db8:1::/64"
     ),
 }
 
+# Native with offloads is no case: a redirected frame keeps its partial checksum, with nobody left
+# to complete it, which no real interface would hand to XDP.
 CASES = [
     ("native", False),
     ("generic", False),
     ("tc", False),
     ("generic", True),
     ("tc", True),
-    ("native", True),
 ]
 
 
@@ -101,7 +101,11 @@ def takers(lab: Lab) -> None:
     for name in layout.BACKENDS:
         lab.spawn(name, [PYTHON, "-c", TAKER, name])
     for name in layout.BACKENDS:
-        wait_for(lambda name=name: ":9000" in lab.run(name, ["ss", "-Hltn"]).stdout)
+        wait_for(functools.partial(is_taking, lab, name))
+
+
+def is_taking(lab: Lab, name: str) -> bool:
+    return ":9000" in lab.run(name, ["ss", "-Hltn"]).stdout
 
 
 @pytest.fixture(params=SIDES)
