@@ -28,6 +28,8 @@ CLOCK_MONOTONIC_COARSE = 6
 # A program that began before a switch has ended long before this: its whole run takes microseconds.
 GRACE = 0.02
 LEAST_INTERFACES = 1024
+# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
+UNFINISHED = "_new"
 MODES = ("native", "generic", "tc")
 STEPS = ("entry", "new_connection", "connect_backend")
 SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
@@ -311,7 +313,7 @@ def _refuse_occupied(where: Folders, net: Network, link: Link, running: bool, fo
 def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
     """A balancer with everything loaded and pinned; unloaded again if the caller fails."""
     _require_bpf_file_system(where.pins.parent.parent)
-    temporary = where.pins.with_name(f"{where.pins.name}_new")
+    temporary = where.pins.with_name(f"{where.pins.name}{UNFINISHED}")
     _remove_pins(temporary)
     _remove_pins(where.pins)
     temporary.mkdir(parents=True)
@@ -538,15 +540,21 @@ def detach_all(where: Folders, net: Network) -> None:
 
 def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:
     """Cookies of namespaces that are gone but whose pins or files are left."""
-    known = {path.name for root in (pins, files) if root.is_dir() for path in root.iterdir()}
-    return sorted(cookie for cookie in known if cookie.isdigit() and cookie not in _live_cookies())
+    names = {path.name for root in (pins, files) if root.is_dir() for path in root.iterdir()}
+    known = {name.removesuffix(UNFINISHED) for name in names}
+    return sorted(filter(str.isdigit, known - _live_cookies())) if known else []
 
 
 def _live_cookies() -> set[str]:
-    """Cookies of this namespace, the parent's, and every named one."""
+    """Cookies of every namespace that has a name or a process."""
+    found: dict[tuple[int, int], Path] = {}
+    for path in [*Path("/run/netns").glob("*"), *Path("/proc").glob("[0-9]*/ns/net")]:
+        with contextlib.suppress(OSError):
+            seen = path.stat()
+            found[seen.st_dev, seen.st_ino] = path
     alive = {str(network.namespace_cookie())}
-    for path in [Path("/proc/1/ns/net"), *Path("/run/netns").glob("*")]:
-        with contextlib.suppress(OSError, LvsxdpError):
+    for path in found.values():
+        with contextlib.suppress(LvsxdpError):
             alive.add(str(network.cookie_of(path)))
     return alive
 
@@ -555,4 +563,5 @@ def remove_stale(cookies: list[str], pins: Path = PIN_ROOT, files: Path = FILE_R
     """Removes what belonged to namespaces that are gone."""
     for cookie in cookies:
         _remove_pins(pins / cookie)
+        _remove_pins(pins / f"{cookie}{UNFINISHED}")
         shutil.rmtree(files / cookie, ignore_errors=True)
