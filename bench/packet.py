@@ -29,7 +29,8 @@ FRAME_BYTES = 80
 SYN, ACK = 0x02, 0x10
 PASS, TX = 2, 3
 BACKEND_MAC = "02:00:00:00:01:0b"
-CAPACITY = 1 << 21
+# room for all flows of all rounds: an LRU table that is full throws out the established ones
+CAPACITY = 1 << 22
 STEP = 1 << 17
 CONFIG = f"""
 capacity: {{connections: {CAPACITY}, persistence: {CAPACITY}}}
