@@ -222,6 +222,12 @@ def down(program: Path) -> None:
         subprocess.run([str(program), "--netns", name, "detach", "--all"], capture_output=True)
     with record.locked(PREFIX):
         record.take_down(PREFIX)
+    remove_stale(program)
+
+
+def remove_stale(program: Path) -> None:
+    """Remove the pins of an attach that was killed, now that its namespace is gone."""
+    subprocess.run([str(program), "detach", "--stale"], capture_output=True, timeout=300)
 
 
 def main() -> int:
@@ -252,6 +258,7 @@ def main() -> int:
         print(f"\ndemo: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        remove_stale(program)
         print("\ndemo: interrupted; nothing is left", file=sys.stderr)
         return 130
     return 0 if demo.kept == len(demo.lines) == 8 else 1

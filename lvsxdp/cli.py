@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,8 @@ def _session(options: Options) -> Iterator[tuple[Any, Any]]:
     """The folders and the network of the namespace that the command is for, under its lock."""
     from lvsxdp import controller, network, state
 
+    # a command that is told to end undoes what it has half done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     network.leave_private_mounts()
     if options.netns:
         network.enter_namespace(options.netns)

@@ -92,10 +92,15 @@ def leave_private_mounts() -> None:
 
 
 def _enter_mounts(process: int) -> None:
+    """That process's mounts, and its root, which may be a chroot among them."""
     descriptor = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY)
+    root = os.open(f"/proc/{process}/root", os.O_RDONLY | os.O_DIRECTORY)
     try:
         _set_namespace(descriptor, CLONE_NEWNS, "entering the parent's mounts")
+        os.fchdir(root)
+        os.chroot(".")
     finally:
+        os.close(root)
         os.close(descriptor)
 
 
