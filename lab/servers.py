@@ -10,6 +10,8 @@ from lab.errors import LabError
 from lab.topology import Lab, Spawned
 
 BIG_BODY = bytes(range(256)) * 4096
+# An emulated machine takes its time.
+START_UP = 60.0
 LISTENING = "0A"
 UNCONNECTED = "07"
 
@@ -168,7 +170,7 @@ def _make_certificate(lab: Lab) -> None:
 
 def _wait_for(server: Spawned, ports: set[tuple[str, int]]) -> None:
     """Return once the server listens on all the ports; LabError with its words if it does not."""
-    if not record.wait_until(functools.partial(_has_settled, server, ports)):
+    if not record.wait_until(functools.partial(_has_settled, server, ports), START_UP):
         raise LabError(f"{server.popen.args!r} does not listen: {server.output().strip()}")
     if server.popen.poll() is not None:
         raise LabError(f"{server.popen.args!r} has ended: {server.output().strip()}")
