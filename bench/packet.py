@@ -18,33 +18,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import compiler, config, controller, maps, network, records
+from lvsxdp import (
+    attaching,
+    compiler,
+    config,
+    controller,
+    loading,
+    maps,
+    network,
+    records,
+    views,
+)
 from lvsxdp.controller import Balancer
+from lvsxdp.entries import Wanted
+from lvsxdp.loading import Build
 from lvsxdp.maps import Map, ProgramType
 from lvsxdp.network import Network
 
-NAMESPACE = "lvxbench"
+# Two balancers: one with tables of the default size, one for a million flows.
+NAMESPACES = {"lvsxdp": "lvxbench", "million": "lvxbench1m"}
 HERE = Path(__file__).resolve().parent
 FRAME_BYTES = 80
 SYN, ACK = 0x02, 0x10
 PASS, TX = 2, 3
 BACKEND_MAC = "02:00:00:00:01:0b"
-# room for all flows of all rounds: an LRU table that is full throws out the established ones
-CAPACITY = 1 << 22
 STEP = 1 << 17
-CONFIG = f"""
-capacity: {{connections: {CAPACITY}, persistence: {CAPACITY}}}
-marks:
-  - {{mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}}
-  - {{mark: 2, protocol: tcp, address: 192.0.2.11, ports: [80, 443]}}
+MILLION = """
+capacity: {connections: 1048576, persistence: 1024}
 services:
-  - {{mark: 1, scheduler: rr, persistence: {{timeout: 3600, netmask: 255.0.0.0}},
-     backends: [{{address: 172.31.0.11}}]}}
-  - {{mark: 2, scheduler: rr, persistence: {{timeout: 3600}}, backends: [{{address: 172.31.0.11}}]}}
-  - {{protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
-     backends: [{{address: 172.31.0.11}}]}}
-  - {{protocol: tcp, address: "2001:db8::12", port: 80, scheduler: rr,
-     backends: [{{address: "2001:db8:0:1::11"}}]}}
+  - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
+     backends: [{address: 172.31.0.11}]}
+"""
+CONFIG = """
+marks:
+  - {mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}
+  - {mark: 2, protocol: tcp, address: 192.0.2.11, ports: [80, 443]}
+services:
+  - {mark: 1, scheduler: rr, persistence: {timeout: 3600, netmask: 255.0.0.0},
+     backends: [{address: 172.31.0.11}]}
+  - {mark: 2, scheduler: rr, persistence: {timeout: 3600}, backends: [{address: 172.31.0.11}]}
+  - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
+     backends: [{address: 172.31.0.11}]}
+  - {protocol: tcp, address: "2001:db8::12", port: 80, scheduler: rr,
+     backends: [{address: "2001:db8:0:1::11"}]}
 """
 
 
@@ -64,6 +80,7 @@ class Case:
     packets: int  # a round
     port: int = 80
     fresh: bool = False  # every packet of every round is a flow of its own
+    clients: bool = False  # every flow is a client of its own, else 16 flows are
     counter: int = 0
     samples: list[int] = dataclasses.field(default_factory=list)
 
@@ -74,9 +91,12 @@ def all_cases() -> list[Case]:
     return [
         Case("floor", "floor", vip, "10.1.0.1", 1, ACK, PASS, None, 0, 200_000),
         Case("reference", "reference", vip, "10.1.0.1", 1, ACK, TX, None, 0, 200_000),
+        Case("line_1", "line", vip, "10.2.0.1", 1, ACK, TX, None, 0, 200_000),
+        Case("line_16k", "line", vip, "10.3.0.0", 1 << 14, ACK, TX, None, 0, 200_000),
+        Case("line_1m", "line", vip, "10.16.0.0", 1 << 20, ACK, TX, None, 0, 200_000),
         _established("dr_established_1", "10.2.0.1", 1),
         _established("dr_established_16k", "10.3.0.0", 1 << 14),
-        _established("dr_established_1m", "10.16.0.0", 1 << 20),
+        _established("dr_established_1m", "10.16.0.0", 1 << 20, "million"),
         Case(
             "dr6_established_1",
             "lvsxdp",
@@ -131,8 +151,8 @@ def all_cases() -> list[Case]:
     ]
 
 
-def _established(name: str, source: str, flows: int) -> Case:
-    return Case(name, "lvsxdp", "192.0.2.12", source, flows, ACK, TX, "forwarded", 0, 200_000)
+def _established(name: str, source: str, flows: int, subject: str = "lvsxdp") -> Case:
+    return Case(name, subject, "192.0.2.12", source, flows, ACK, TX, "forwarded", 0, 200_000)
 
 
 def frame(case: Case, mac: str, flags: int) -> bytes:
@@ -152,19 +172,21 @@ def frame(case: Case, mac: str, flags: int) -> bytes:
 
 
 class Rig:
-    """The loaded balancer, the driver, and the way to run a case."""
+    """One loaded balancer, the driver, and the way to run a case."""
 
-    def __init__(self, balancer: Balancer, net: Network, cache: Path) -> None:
+    def __init__(self, balancer: Balancer, net: Network, cache: Path, namespace: str) -> None:
         """Loads the driver, the floor and the reference."""
-        self.balancer, self.link = balancer, net.link("lb0")
+        self.balancer, self.link, self.namespace = balancer, net.link("lb0"), namespace
         module = compiler.Module("driver.c", {}, cache=cache, folder=HERE)
-        names = ("driver", "floor_program", "reference_program")
+        names = ("driver", "floor_program", "reference_program", "line_program")
         loaded = compiler.load_all(module, names, ProgramType.XDP)
         self.driver = loaded["driver"]
         self.subjects = {
             "floor": loaded["floor_program"],
             "reference": loaded["reference_program"],
+            "line": loaded["line_program"],
             "lvsxdp": balancer.program("xdp_entry"),
+            "million": balancer.program("xdp_entry"),
         }
         self.cases = Map(os.dup(module.table_descriptor("cases")))
         self.places = Map(os.dup(module.table_descriptor("subjects")))
@@ -180,9 +202,12 @@ class Rig:
         """Sends packets of a case; the kernel's own average time a packet."""
         sent = frame(case, self.link.mac, flags)
         ipv6 = ipaddress.ip_address(case.virtual).version == 6
-        value = struct.pack("<QIIII", case.counter, case.flows - 1, ipv6, spread, 0) + sent
+        value = (
+            struct.pack("<QIIII", case.counter, case.flows - 1, ipv6, spread, case.clients) + sent
+        )
         self.cases.update(records.number(0), value)
         self.places.update(records.number(0), records.number(self.subjects[case.subject]))
+        network.enter_namespace(self.namespace)
         run = maps.run_program(self.driver, sent, ifindex=self.link.index, repeat=packets)
         case.counter += packets
         return run
@@ -216,9 +241,20 @@ class Rig:
             raise SystemExit(f"{case.name} did not do its work: verdict {run.verdict}, {moved}")
         if made != case.connections * case.packets:
             raise SystemExit(f"{case.name} did not do its work: {made} new connections")
-        if case.verdict == TX and case.subject == "lvsxdp" and run.data[5] != 0x0B:
+        if case.verdict == TX and case.subject in NAMESPACES and run.data[5] != 0x0B:
             raise SystemExit(f"{case.name} did not reach its backend")
         case.samples.append(run.nanoseconds)
+        if case.fresh:
+            self.forget(case)
+
+    def forget(self, case: Case) -> None:
+        """Removes what a round of new connections has made."""
+        key = f"mark:{1 if case.virtual.endswith('.10') else 2}"
+        wanted = Wanted(service=self.balancer.state.book.services[key].id)
+        tables = (*views.CONNECTIONS, *views.PERSISTENCE)
+        self.balancer.reap(views.places(self.balancer, tables, wanted), force=True)
+        for table in tables:
+            self.balancer.sweep(table)
 
     def _opened(self) -> int:
         places = self.balancer.state.book.services.values()
@@ -253,31 +289,52 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def namespace() -> Iterator[None]:
+def namespace(name: str) -> Iterator[None]:
     """A namespace with one interface whose neighbour is the backend; removed at the end."""
-    subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
     def ip(*arguments: str) -> None:
-        subprocess.run(["ip", "-n", NAMESPACE, *arguments], check=True)
+        subprocess.run(["ip", "-n", name, *arguments], check=True)
 
-    subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
+    subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         ip("link", "set", "lo", "up")
         ip("link", "add", "lb0", "type", "veth", "peer", "name", "peer0")
         # the peer is to send nothing of its own: every packet counted is the bench's
         ip("link", "set", "peer0", "addrgenmode", "none")
-        for name in ("lb0", "peer0"):
-            ip("link", "set", name, "up")
+        for device in ("lb0", "peer0"):
+            ip("link", "set", device, "up")
         for address in ("172.31.0.1/24", "192.0.2.10/32", "192.0.2.11/32", "192.0.2.12/32"):
             ip("addr", "add", address, "dev", "lb0")
         for address in ("2001:db8:0:1::1/64", "2001:db8::12/128"):
             ip("addr", "add", address, "dev", "lb0", "nodad")
         for address in ("172.31.0.11", "2001:db8:0:1::11"):
             ip("neigh", "add", address, "lladdr", BACKEND_MAC, "dev", "lb0", "nud", "permanent")
-        network.enter_namespace(NAMESPACE)
+        network.enter_namespace(name)
         yield
     finally:
-        subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@contextmanager
+def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Iterator[Rig]:
+    """A balancer with this configuration in its own namespace, removed at the end."""
+    name = NAMESPACES[subject]
+    with namespace(name):
+        where = controller.here()
+        try:
+            for sysctl in controller.SYSCTLS:
+                network.set_sysctl(sysctl, "1")
+            with Network() as net:
+                loaded = config.load(text)[0]
+                attaching.attach(where, net, ("lb0",), loaded, "native", build=build)
+                with Balancer.open(where) as balancer:
+                    yield Rig(balancer, net, cache, name)
+                network.enter_namespace(name)
+                attaching.detach_all(where, net)
+        finally:
+            loading.remove_pins(where.pins)
+            shutil.rmtree(where.files, ignore_errors=True)
 
 
 def main() -> None:
@@ -285,31 +342,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench packet", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--only", default="", help="names of cases, with commas between")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     network.leave_private_mounts()
     cases = all_cases()
+    if options.only:
+        cases = [c for c in cases if c.name in ("floor", "reference", *options.only.split(","))]
     cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    with namespace():
-        where = controller.here()
-        try:
-            for name in controller.SYSCTLS:
-                network.set_sysctl(name, "1")
-            with Network() as net:
-                loaded = config.load(CONFIG)[0]
-                controller.attach(where, net, ("lb0",), loaded, "native")
-                with Balancer.open(where) as balancer:
-                    rig = Rig(balancer, net, cache)
-                    for case in cases:
-                        rig.prepare(case)
-                    for _ in range(options.rounds):
-                        for case in cases:
-                            rig.measure(case)
-                controller.detach_all(where, net)
-        finally:
-            controller._remove_pins(where.pins)
-            shutil.rmtree(where.files, ignore_errors=True)
-            shutil.rmtree(cache, ignore_errors=True)
+    try:
+        with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
+            for case in cases:
+                (million if case.subject == "million" else usual).prepare(case)
+            for _ in range(options.rounds):
+                for case in cases:
+                    (million if case.subject == "million" else usual).measure(case)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
     rows = results(cases)
     sys.stdout.write((json.dumps(rows, indent=2) if options.json else table(rows)) + "\n")
 

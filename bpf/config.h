@@ -3,11 +3,12 @@
 #error "HZ must be given: jiffies a second on the machine that will run the programs"
 #endif
 
-#ifndef CONNECTION_CAPACITY
-#define CONNECTION_CAPACITY 262144
+/* Slots of the tables: powers of two, at least twice what the tables are to hold. */
+#ifndef CONNECTION_SLOTS
+#define CONNECTION_SLOTS 524288
 #endif
-#ifndef PERSISTENCE_CAPACITY
-#define PERSISTENCE_CAPACITY 262144
+#ifndef PERSISTENCE_SLOTS
+#define PERSISTENCE_SLOTS 524288
 #endif
 #ifndef SERVICE_CAPACITY
 #define SERVICE_CAPACITY 1024
@@ -27,12 +28,54 @@
 #define MARK_RULES 64
 #define MARK_RULE_CAPACITY (2 * MARK_RULES)
 
+/* Bits of the filter that tells at a glance what is nobody's business. */
+#ifndef FILTER_BITS
+#define FILTER_BITS 16
+#endif
+#define FILTER_WORDS (1 << (FILTER_BITS - 6))
+/* Verdicts that each CPU remembers. */
+#define VERDICTS 1024
+
+/* The bench lets packets go no further than one stage, to tell what each costs; 0: all the way. */
+#ifndef STOP_AFTER
+#define STOP_AFTER 0
+#endif
+#define STAGE_PARSED 1
+#define STAGE_CONCERNED 2
+#define STAGE_FOUND 3
+#define STAGE_REFRESHED 4
+#define STAGE_BEGUN 5
+#define STAGE_CLASSIFIED 6
+#define STAGE_LOCAL 7
+#define STAGE_PERSISTENT 8
+#define STAGE_SCHEDULED 9
+#define STAGE_BOUND 10
+#define STAGE_CREATED 11
+#define STAGE_AGED 12
+
 /* Members that a scheduler looks at before it calls itself again. */
 #define SCAN_STEP 64
 /* How often a decision starts over because the service changed under it. */
 #define DECISION_ATTEMPTS 4
-/* How often a look-up waits for another CPU that is about to finish with an entry. */
-#define BUSY_ATTEMPTS 32
+/* Slots where a key can be: those of one bucket, from the one that its hash names. */
+#define BUCKET_SLOTS 32
+/* Locks that inserts take, each for some buckets, and how often one asks for a lock. */
+#define LOCKS 4096
+#define LOCK_ATTEMPTS 256
+/*
+ * How long after its end another flow may take an entry's slot: a packet that came just before the
+ * end may have noted itself without a locked instruction, which takes a moment to be seen.
+ */
+#define CLAIM_DELAY 2
+/* How often an update of a word that another CPU has changed meanwhile is tried again. */
+#define WORD_ATTEMPTS 4
+/* Slots that an insert ages behind the clock hand, and those of one run of a sweep. */
+#define HAND_STEP 2
+#define SWEEP_STEP 32
+/* A choice by load first makes the hand catch up, if its last round ended so long ago, */
+#define ROUND_LIMIT ((u64)10 * HZ)
+/* by so many runs of SWEEP_STEP slots at most. */
+#define CATCH_UP_RUNS 8
 
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */
 #define NEXTHOP_LIFE ((u64)HZ)
@@ -40,3 +83,8 @@
 #define TELL_INTERVAL ((u64)HZ)
 /* IPVS re-arms a persistence entry for this long while connections of its client live. */
 #define REARM_TIMEOUT ((u64)60 * HZ)
+
+/* HASH_KEY_0 to HASH_KEY_13: random 64-bit numbers, drawn by the loader. */
+#ifndef HASH_KEY_13
+#error "HASH_KEY_0 to HASH_KEY_13 must be given"
+#endif

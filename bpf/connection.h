@@ -1,96 +1,159 @@
 /* Connections: find, create, refresh, remove. */
-#define EEXIST_ERROR (-17)
+#define CONNECTION_EXISTS (-17)
 
-static __always_inline struct connection *connection_find(struct packet *packet)
+static __always_inline struct connection *connection_find(struct packet *packet, struct seat *seat)
 {
+	u64 *key = packet->key;
+
 	if (packet_is_ipv6(packet))
-		return connections6.lookup(&packet->flow6);
-	return connections4.lookup(&packet->flow4);
+		return (struct connection *)table_find(TABLE_CONNECTIONS6, key, packet->hash, seat);
+	return (struct connection *)table_find(TABLE_CONNECTIONS4, key, packet->hash, seat);
 }
 
-static __always_inline void connection_delete(struct packet *packet)
+/* What a connection said when it was read; its slot may hold another by now. */
+struct account {
+	u64 word;
+	u64 seen;
+	u64 backend;
+	u64 persistence;
+	u32 service;
+	u32 mark;
+};
+
+static __always_inline void connection_read(struct connection *connection, u64 word,
+					    struct account *account)
 {
-	if (packet_is_ipv6(packet))
-		connections6.delete(&packet->flow6);
-	else
-		connections4.delete(&packet->flow4);
+	account->word = word;
+	account->seen = READ_ONCE(connection->seen);
+	account->backend = connection->backend;
+	account->persistence = connection->persistence;
+	account->service = connection->service;
+	account->mark = connection->mark;
+	barrier();
 }
 
-static __always_inline int connection_insert(struct packet *packet, struct connection *connection)
+/* The persistence entry that controls the connection, if it has one. */
+static __always_inline struct persistence *connection_entry(bool ipv6, struct account *account)
 {
-	if (packet_is_ipv6(packet))
-		return connections6.insert(&packet->flow6, connection);
-	return connections4.insert(&packet->flow4, connection);
+	if (!(word_flags(account->word) & SLOT_CONTROLLED))
+		return NULL;
+	return persist_at(ipv6 ? TABLE_PERSISTENCE6 : TABLE_PERSISTENCE4,
+			  (u32)account->persistence);
 }
 
-/* Tells the persistence entry that controls this connection what became of it. */
-static __always_inline void connection_tell(struct packet *packet, struct connection *connection,
-					    u32 before, u32 after, u64 now)
+/* Tells the persistence entry what became of its connection by `now`. */
+static __always_inline void connection_tell(bool ipv6, struct account *account, u64 after, u64 now)
 {
-	struct persistence *entry =
-		persist_of(packet, connection->service, connection->persistence);
+	struct persistence *entry = connection_entry(ipv6, account);
+	bool before_lasts = state_is_lasting(word_state(account->word));
+	bool lasts = state_is_lasting(word_state(after));
 
+	if (!entry || !persist_count(entry, account->persistence, 0, (s64)lasts - before_lasts))
+		return;
+	persist_extend(entry, lasts, expiry_of_connection(now, after));
+	if (word_flags(after) & SLOT_CONFIRMED)
+		persist_confirm(entry);
+}
+
+/* The word after this packet. */
+static __always_inline u64 connection_next(struct packet *packet, u64 word)
+{
+	u32 state = state_next(word_state(word), packet);
+	u64 flags = word_flags(word);
+
+	if (state == STATE_ESTABLISHED || state == STATE_UDP)
+		flags |= SLOT_CONFIRMED;
+	return word_make(0, state, flags, word);
+}
+
+/* What a change of state brings with it. */
+static __always_inline void connection_moved(struct account *account, u64 after)
+{
+	s64 active = (s64)state_is_active(word_state(after)) -
+		     state_is_active(word_state(account->word));
+
+	if (active)
+		backend_load(account->backend, active, 0);
+}
+
+/* The word would stay as it is: an established connection's packet that says nothing else. */
+static __always_inline bool connection_is_steady(struct packet *packet, u64 word)
+{
+	return word_state(word) == STATE_ESTABLISHED &&
+	       (packet->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+}
+
+/* Steps the state; leaves the word as it is then, 0 if the slot is another's by now. */
+static __always_inline u64 connection_step(struct packet *packet, struct connection *connection,
+					   struct account *account)
+{
+	u64 after;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WORD_ATTEMPTS; i++) {
+		after = connection_next(packet, account->word);
+		if (after == account->word) {
+			if (READ_ONCE(connection->word) == after)
+				return after;
+		} else if (word_change(&connection->word, account->word, after)) {
+			connection_moved(account, after);
+			return after;
+		}
+		after = READ_ONCE(connection->word);
+		if (!word_is_same(after, account->word) || !word_is_used(after))
+			return 0;
+		account->word = after;
+	}
+	return account->word;
+}
+
+/*
+ * Notes the packet's time and steps the state; false if the slot is another's by now.  The time is
+ * a plain store: whoever has taken the slot meanwhile had a packet now, too.
+ */
+static __always_inline bool connection_refresh(struct packet *packet, struct connection *connection,
+					       struct account *account, u64 now)
+{
+	u64 after = account->word;
+
+	if (account->seen != now)
+		WRITE_ONCE(connection->seen, now);
+	if (!connection_is_steady(packet, after) || READ_ONCE(connection->word) != after)
+		after = connection_step(packet, connection, account);
+	if (!(word_flags(after) & SLOT_CONTROLLED))
+		return after;
+	if (after == account->word && (u32)now - connection->told < TELL_INTERVAL)
+		return true;
+	connection_tell(packet_is_ipv6(packet), account, after, now);
+	connection->told = now;
+	return true;
+}
+
+/* Takes a connection that is no more out of all counts. */
+static __always_inline void connection_forget(bool ipv6, struct account *account, u64 now)
+{
+	u64 expires = expiry_of_connection(account->seen, account->word);
+	u64 end = now < expires ? now : expires;
+	u32 state = word_state(account->word);
+	struct persistence *entry = connection_entry(ipv6, account);
+
+	backend_load(account->backend, state_is_active(state) ? -1 : 0, -1);
+	share_return(ipv6 ? TABLE_CONNECTIONS6 : TABLE_CONNECTIONS4, account->service);
 	if (!entry)
 		return;
-	if (state_is_lasting(before) && !state_is_lasting(after))
-		__sync_fetch_and_add(&entry->active, -1);
-	if (!state_is_lasting(before) && state_is_lasting(after))
-		__sync_fetch_and_add(&entry->active, 1);
-	persist_extend(entry, state_is_lasting(after), now + connection->timeout);
-	connection->told = now;
+	if (persist_count(entry, account->persistence, -1, state_is_lasting(state) ? -1 : 0))
+		persist_extend(entry, false, end);
 }
 
-/* Moves to state `next`; of several CPUs that see the same change, one counts it. */
-static __always_inline void connection_move(struct packet *packet, struct connection *connection,
-					    u64 word, u32 next, u64 now)
+/* Removes the connection if nothing has changed it since it was read; one CPU of several does. */
+static __always_inline bool connection_remove(bool ipv6, struct connection *connection,
+					      struct account *account, u64 now)
 {
-	u32 state = state_of(word);
-	u64 moved = (word & ~(u64)STATE_MASK) | next;
+	u64 dead = word_make(0, STATE_DEAD, 0, account->word);
 
-	if (__sync_val_compare_and_swap(&connection->word, word, moved) != word)
-		return;
-	connection->timeout = state_timeout(next);
-	if (state_is_active(state) != state_is_active(next))
-		backend_load(connection->backend, state_is_active(next) ? 1 : -1, 0);
-	if (connection->persistence)
-		connection_tell(packet, connection, state, next, now);
-}
-
-/* Steps the state, and lets the connection live on from now. */
-static __always_inline void connection_refresh(struct packet *packet, struct connection *connection,
-					       u64 now)
-{
-	u64 word = connection->word;
-	u32 next = state_next(state_of(word), packet);
-
-	if (next != state_of(word))
-		connection_move(packet, connection, word, next, now);
-	connection->expires = now + connection->timeout;
-	if (connection->persistence && now - connection->told >= TELL_INTERVAL)
-		connection_tell(packet, connection, next, next, now);
-}
-
-/* Takes the connection out of all counts and deletes it; one CPU of several does. */
-static __always_inline bool connection_remove(struct packet *packet, struct connection *connection,
-					      u64 word, u64 now)
-{
-	u64 end = now < connection->expires ? now : connection->expires;
-	u32 state = state_of(word);
-	u64 dead = (word & ~(u64)STATE_MASK) | STATE_DEAD;
-	struct persistence *entry;
-
-	if (state == STATE_DEAD ||
-	    __sync_val_compare_and_swap(&connection->word, word, dead) != word)
+	if (!word_change(&connection->word, account->word, dead))
 		return false;
-	backend_load(connection->backend, state_is_active(state) ? -1 : 0, -1);
-	if (connection->persistence) {
-		entry = persist_of(packet, connection->service, connection->persistence);
-		if (entry) {
-			persist_extend(entry, false, end);
-			persist_release(entry, state_is_lasting(state));
-		}
-	}
-	connection_delete(packet);
+	connection_forget(ipv6, account, now);
 	return true;
 }
 
@@ -98,11 +161,10 @@ static __always_inline bool connection_remove(struct packet *packet, struct conn
  * IPVS's rules for a SYN that finds a connection (conn_reuse_mode); and a drained backend gets no
  * new connection under the name of an old one either.
  */
-static __always_inline bool connection_is_reused(struct packet *packet,
-						 struct connection *connection, u64 backend_word,
+static __always_inline bool connection_is_reused(struct packet *packet, u64 word, u64 backend_word,
 						 u64 settings)
 {
-	u32 state = state_of(connection->word);
+	u32 state = word_state(word);
 
 	if (packet_protocol(packet) != IPPROTO_TCP || !(packet->flags & TCP_SYN))
 		return false;
@@ -110,43 +172,107 @@ static __always_inline bool connection_is_reused(struct packet *packet,
 		return true;
 	if (backend_word & BACKEND_DRAINING && !state_is_active(state))
 		return true;
-	if (connection->persistence)
+	if (word_flags(word) & SLOT_CONTROLLED)
 		return false;
 	if (state == STATE_TIME_WAIT || state == STATE_CLOSE)
 		return settings & (SETTING_REUSE_CLOSED | SETTING_REUSE_FIN_WAIT);
 	return state == STATE_FIN_WAIT && settings & SETTING_REUSE_FIN_WAIT;
 }
 
-/* Makes the flow's connection, unless another CPU has; then that one's backend is the answer. */
+/* Fills a slot that is this CPU's with the journey's connection. */
+static __always_inline void connection_fill(u32 table, struct journey *journey, struct slot *slot,
+					    struct seat *seat)
+{
+	struct connection *connection = (struct connection *)slot;
+	u32 state = state_first(&journey->packet);
+	u64 flags = journey->controlled ? SLOT_CONTROLLED : 0;
+
+	table_write_key(table, slot, journey->packet.key);
+	connection->backend = journey->backend;
+	connection->persistence = journey->persistence;
+	WRITE_ONCE(connection->seen, journey->now);
+	connection->told = journey->now;
+	connection->service = journey->service;
+	connection->mark = journey->mark;
+	table_publish(slot, word_make(0, state, flags, seat->word + WORD_GENERATION));
+}
+
+/* Under the bucket's lock: takes the seat; leaves what it held before in `evicted`. */
+static __always_inline int connection_sit(u32 table, struct journey *journey, struct seat *seat,
+					  struct account *evicted)
+{
+	struct slot *slot = table_slot(table, seat->place);
+
+	if (!slot)
+		return REASON_INTERNAL;
+	connection_read((struct connection *)slot, seat->word, evicted);
+	slot = table_claim(table, seat);
+	if (!slot) {
+		evicted->word = 0;
+		return REASON_BUSY;
+	}
+	connection_fill(table, journey, slot, seat);
+	return REASON_OK;
+}
+
+/* Under the bucket's lock: the flow has a connection already; is it still one? */
+static __always_inline int connection_meet(u32 table, struct journey *journey, struct seat *seat,
+					   struct account *other)
+{
+	struct slot *slot = table_slot(table, seat->place);
+
+	if (!slot)
+		return REASON_INTERNAL;
+	connection_read((struct connection *)slot, seat->word, other);
+	if (journey->now >= expiry_of_connection(other->seen, seat->word))
+		return connection_sit(table, journey, seat, other);
+	other->word = 0;
+	if (READ_ONCE(slot->word) != seat->word)
+		return REASON_BUSY;
+	journey->backend = other->backend;
+	return CONNECTION_EXISTS;
+}
+
+static __always_inline int connection_create_locked(u32 table, struct journey *journey,
+						    struct account *evicted)
+{
+	struct seat seat = {};
+	int found;
+
+	found = table_seek(table, journey->packet.key, journey->packet.hash, journey->now, &seat);
+	if (found == TABLE_FULL)
+		return REASON_TABLE_FULL;
+	if (found == TABLE_FOUND)
+		return connection_meet(table, journey, &seat, evicted);
+	return connection_sit(table, journey, &seat, evicted);
+}
+
+/*
+ * Makes the flow's connection, unless another CPU has; then that one's backend is the answer.  The
+ * caller has taken the service's share for it.
+ */
+static __always_inline int connection_create_in(u32 table, struct journey *journey)
+{
+	u64 *lock = table_lock(table, journey->packet.hash);
+	struct account evicted = {};
+	int reason = REASON_BUSY;
+
+	if (lock) {
+		reason = connection_create_locked(table, journey, &evicted);
+		table_unlock(lock);
+	}
+	if (reason)
+		share_return(table, journey->service);
+	else
+		backend_load(journey->backend, state_is_active(state_first(&journey->packet)), 1);
+	if (word_is_used(evicted.word))
+		connection_forget(table_is_ipv6(table), &evicted, journey->now);
+	return reason;
+}
+
 static __always_inline int connection_create(struct journey *journey)
 {
-	struct packet *packet = &journey->packet;
-	struct connection connection = {}, *other;
-	u32 state = state_first(packet);
-	int error = EEXIST_ERROR;
-
-	connection.word = (u64)bpf_get_prandom_u32() << STATE_BITS | state;
-	connection.backend = journey->backend;
-	connection.timeout = state_timeout(state);
-	connection.expires = journey->now + connection.timeout;
-	connection.told = journey->now;
-	connection.service = journey->service;
-	connection.persistence = journey->persistence;
-	connection.mark = journey->mark;
-	for (int i = 0; i < BUSY_ATTEMPTS; i++) {
-		error = connection_insert(packet, &connection);
-		if (error != EEXIST_ERROR)
-			break;
-		other = connection_find(packet);
-		if (!other || state_of(other->word) == STATE_DEAD)
-			continue;
-		journey->backend = other->backend;
-		return EEXIST_ERROR;
-	}
-	if (error == EEXIST_ERROR)
-		return REASON_BUSY;
-	if (error)
-		return REASON_TABLE_FULL;
-	backend_load(journey->backend, state_is_active(state), 1);
-	return REASON_OK;
+	if (packet_is_ipv6(&journey->packet))
+		return connection_create_in(TABLE_CONNECTIONS6, journey);
+	return connection_create_in(TABLE_CONNECTIONS4, journey);
 }

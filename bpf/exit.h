@@ -10,13 +10,14 @@ static __always_inline bool exit_is_drop(int reason)
 #if HOOK_IS_XDP
 
 /* Passes a packet up: with its mark in the metadata, or counted here. */
-static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 mark)
+static __always_inline int exit_pass(struct hook_context *ctx, int reason, struct packet *packet,
+				     u32 mark)
 {
 	struct handover handover = { .magic = HANDOVER_MAGIC, .reason = reason, .mark = mark };
-	u32 ifindex = hook_ifindex(ctx);
-	struct interface *interface = interfaces.lookup(&ifindex);
+	struct interface *interface;
+	u32 ifindex;
 
-	if (interface && interface->flags & INTERFACE_NO_METADATA)
+	if (packet->interface & INTERFACE_NO_METADATA)
 		return HOOK_PASS;
 	if (reason != REASON_NO_METADATA && !mark) {
 		stats_count_reason(reason, 1);
@@ -24,6 +25,8 @@ static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 m
 	}
 	if (reason != REASON_NO_METADATA && !hook_hand_over(ctx, &handover))
 		return HOOK_PASS;
+	ifindex = packet->ifindex;
+	interface = interfaces.lookup(&ifindex);
 	if (interface)
 		interface->flags |= INTERFACE_NO_METADATA;
 	return HOOK_PASS;
@@ -32,7 +35,8 @@ static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 m
 #else
 
 /* Passes a packet up with its mark. */
-static __always_inline int exit_pass(struct hook_context *ctx, int reason, u32 mark)
+static __always_inline int exit_pass(struct hook_context *ctx, int reason, struct packet *packet,
+				     u32 mark)
 {
 	if (mark)
 		ctx->mark = mark;
@@ -55,5 +59,5 @@ static __always_inline int exit_with(struct hook_context *ctx, int reason, struc
 		stats_count_reason(reason, hook_segments(ctx));
 		return HOOK_DROP;
 	}
-	return exit_pass(ctx, reason, mark);
+	return exit_pass(ctx, reason, packet, mark);
 }

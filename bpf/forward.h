@@ -34,37 +34,36 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
-	struct nexthop *nexthop = nexthops.lookup(&forwarding->backend);
+	u32 id = forwarding->backend;
+	struct lane *lane = lanes.lookup(&id);
 	bool fresh = false;
 	int reason;
 
-	if (!nexthop)
+	if (!lane)
 		return REASON_INTERNAL;
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
-	if (forwarding->now >= nexthop->until) {
-		reason = nexthop_resolve(ctx, nexthop, forwarding->backend, forwarding->now);
+	if (forwarding->now >= lane->until) {
+		reason = nexthop_resolve(ctx, lane, forwarding->backend, forwarding->now);
 		if (reason)
 			return reason;
 		fresh = true;
 	}
 	/* generic XDP sees frames that TC will have cut to size again: only TC can tell */
-	if (nexthop->road == ROAD_TC || packet->bytes > nexthop->mtu)
+	if (lane->road == ROAD_TC || packet->bytes > lane->mtu)
 		return forward_hand_over(ctx, packet, forwarding);
 	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
 		if (nexthop_is_probe_due(forwarding->backend, forwarding->now,
 					 forwarding->probe_interval))
 			return forward_hand_over(ctx, packet, forwarding);
-	if (packet_age(ctx, packet->ip_offset, packet_is_ipv6(packet)))
-		return REASON_INTERNAL;
 	/* tags of the road in do not belong on the road out */
 	if (packet->ip_offset > sizeof(struct ethhdr) &&
 	    hook_pull(ctx, packet->ip_offset - sizeof(struct ethhdr)))
 		return REASON_INTERNAL;
-	if (packet_write_ethernet(ctx, nexthop, packet->type))
+	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
 		return REASON_INTERNAL;
-	stats_count_packet(forwarding->service, forwarding->backend, 1, packet->bytes);
-	packet->action = nexthop->road == ROAD_TX ? HOOK_TX : bpf_redirect(nexthop->ifindex, 0);
+	stats_count_packet(forwarding->service, lane, 1, packet->bytes);
+	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
 	return REASON_FORWARDED;
 }
 
@@ -84,10 +83,14 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
+	u32 id = forwarding->backend;
+	struct lane *lane = lanes.lookup(&id);
 	struct neighbour_parameters neighbour = {};
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	int reason;
 
+	if (!lane)
+		return REASON_INTERNAL;
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
@@ -97,9 +100,9 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return REASON_TOO_BIG;
 	if (forward_untag(ctx, packet))
 		return REASON_INTERNAL;
-	if (packet_age(ctx, sizeof(struct ethhdr), packet_is_ipv6(packet)))
+	if (packet_age(ctx, packet))
 		return REASON_INTERNAL;
-	stats_count_packet(forwarding->service, forwarding->backend, segments,
+	stats_count_packet(forwarding->service, lane, segments,
 			   packet->bytes + (segments - 1) * packet->headers);
 	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
 	return REASON_FORWARDED;

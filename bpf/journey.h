@@ -15,5 +15,17 @@ struct journey {
 	u32 best; /* place in the list + 1, 0: none */
 	u32 next; /* wrr: the best of the next round, + 1 */
 	u32 best_weight;
-	u32 persistence; /* identity of the entry found or made */
+	u32 controlled; /* by the persistence entry that was found or made */
+	u64 persistence; /* generation << 32 | place of it */
+	union { /* its key */
+		struct flow4 client4;
+		struct flow6 client6;
+		u64 client[5];
+	};
+	u32 client_hash;
+	u32 bound; /* a persistence entry was made */
+	u32 persistent; /* the service is */
+	u32 scheduler;
+	u32 catch_ups; /* runs of the catch-up program */
+	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
 };

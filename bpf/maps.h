@@ -4,8 +4,16 @@
 
 /* Words switched with one store; fixed size. */
 TABLE("array", u32, u64, switches, SWITCH_MAX, BPF_F_MMAPABLE)
+/* State -> jiffies that a connection lives in it without a packet. */
+TABLE("array", u32, u32, timeouts, STATE_MAX, 0)
 /* What names a service -> its id; one to three keys a service. */
 TABLE("hash", struct service_key, u32, services, SERVICE_CAPACITY, 0)
+/*
+ * A bit for each address, port and protocol that a service or mark rule names, and for each address
+ * that one names with many ports; set before it is needed, taken away by sweeps alone, which build
+ * the second half anew.
+ */
+TABLE("array", u32, u64, filter, 2 * FILTER_WORDS, BPF_F_MMAPABLE)
 /* Service id -> generation << 32 | row of service_configs; one store changes a service. */
 TABLE("array", u32, u64, service_switches, SERVICE_CAPACITY, BPF_F_MMAPABLE)
 /* Versions of services; two for each service. */
@@ -30,25 +38,39 @@ TABLE("hash", struct address_key, u32, local_addresses, 4096, 0)
 
 /* Written by the data plane. */
 
-/* Connections; the least recently used one goes when the table is full. */
-TABLE("lru_hash", struct flow4, struct connection, connections4, CONNECTION_CAPACITY, 0)
-TABLE("lru_hash", struct flow6, struct connection, connections6, CONNECTION_CAPACITY, 0)
-/* Persistence entries; the least recently used one goes when the table is full. */
-TABLE("lru_hash", struct flow4, struct persistence, persistence4, PERSISTENCE_CAPACITY, 0)
-TABLE("lru_hash", struct flow6, struct persistence, persistence6, PERSISTENCE_CAPACITY, 0)
+/* Connections and persistence entries: buckets of BUCKET_SLOTS slots. */
+TABLE("array", u32, struct connection4, connections4, CONNECTION_SLOTS, BPF_F_MMAPABLE)
+TABLE("array", u32, struct connection6, connections6, CONNECTION_SLOTS, BPF_F_MMAPABLE)
+TABLE("array", u32, struct persistence4, persistence4, PERSISTENCE_SLOTS, BPF_F_MMAPABLE)
+TABLE("array", u32, struct persistence6, persistence6, PERSISTENCE_SLOTS, BPF_F_MMAPABLE)
+/* Locks of buckets; only inserts and the clock hand take them. */
+TABLE("array", u32, u64, locks, LOCKS, 0)
+/* Table -> this CPU's clock hand. */
+TABLE("percpu_array", u32, struct hand, hands, 4, 0)
+/* Service id -> its entries. */
+TABLE("array", u32, struct share, shares, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+/* Table -> how it is divided among services. */
+TABLE("array", u32, struct pool, pools, 4, BPF_F_MMAPABLE)
+/* Service id -> its entries as a sweep counts them; zeroed before each sweep. */
+TABLE("array", u32, struct share, share_recounts, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+/* Table -> jiffies when the last round of a clock hand that is complete began. */
+TABLE("array", u32, u64, rounds, 4, BPF_F_MMAPABLE)
+/* Backend id -> connections as a sweep counts them; zeroed before each sweep. */
+TABLE("array", u32, struct load, recounts, BACKEND_CAPACITY, BPF_F_MMAPABLE)
+/* Hash of address, port and protocol -> what this CPU found of them. */
+TABLE("percpu_array", u32, struct verdict, verdicts, VERDICTS, 0)
 /* Service id -> generation << 48 | position << 32 | weight: where rr and wrr stand. */
 TABLE("array", u32, u64, service_cursors, SERVICE_CAPACITY, BPF_F_MMAPABLE)
 /* Backend id -> active and all connections. */
 TABLE("array", u32, struct load, loads, BACKEND_CAPACITY, BPF_F_MMAPABLE)
-/* Backend id -> next hop, as this CPU last found it. */
-TABLE("percpu_array", u32, struct nexthop, nexthops, BACKEND_CAPACITY, 0)
+/* Backend id -> next hop, as this CPU last found it, and what this CPU sent there. */
+TABLE("percpu_array", u32, struct lane, lanes, BACKEND_CAPACITY, 0)
 /* Backend id -> jiffies when a packet last took the kernel's road to it. */
 TABLE("array", u32, u64, nexthop_probes, BACKEND_CAPACITY, 0)
 /* Packets by reason. */
 TABLE("percpu_array", u32, u64, reasons, REASON_MAX, 0)
-/* Counters by service id and by backend id. */
+/* Counters by service id. */
 TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_CAPACITY, 0)
-TABLE("percpu_array", u32, struct counters, backend_counters, BACKEND_CAPACITY, 0)
 
 /* Of one hook's set of programs alone, never pinned. */
 

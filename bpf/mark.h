@@ -3,6 +3,8 @@
 #define MARK_OFFSET(word) ((u32)((word) >> 16) & 0xffff)
 #define MARK_ORDERED(word) ((u32)((word) >> 32) & 0xffff)
 #define MARK_HAS_EXACT(word) ((word) >> 48 & 1)
+/* No rule looks at anything but destination address, port and protocol. */
+#define MARK_BY_TARGET(word) ((word) >> 49 & 1)
 #define MARK_NONE 0xffffffff
 
 /* What an ordered rule is compared with. */
@@ -94,18 +96,13 @@ static __always_inline void mark_find_ordered(struct hook_context *ctx, struct p
 	}
 }
 
-/* Leaves the packet's mark, 0 for none; a rule that gives mark 0 keeps the packet from balancing. */
-static __always_inline int mark_classify(struct hook_context *ctx, struct packet *packet, u32 *mark)
+/* Leaves the packet's mark by the rule set that `word` names, 0 for none; a rule that gives mark 0 keeps the packet from balancing. */
+static __always_inline int mark_classify(struct hook_context *ctx, struct packet *packet, u64 word,
+					 u32 *mark)
 {
 	struct mark_verdict found = { .mark = 0, .position = MARK_NONE };
-	u32 index = SWITCH_MARKS;
-	u64 *place = switches.lookup(&index), word;
 
 	*mark = hook_mark(ctx);
-	if (!place)
-		return REASON_INTERNAL;
-	/* read once: all of the old rule set or all of the new one */
-	word = *(volatile u64 *)place;
 	if (MARK_HAS_EXACT(word))
 		mark_find_exact(packet, word, &found);
 	if (MARK_ORDERED(word))

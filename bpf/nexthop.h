@@ -75,8 +75,8 @@ static __always_inline u32 nexthop_road(struct hook_context *ctx, u32 ifindex)
 }
 
 /* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
-static __always_inline int nexthop_resolve(struct hook_context *ctx, struct nexthop *nexthop,
-					   u32 id, u64 now)
+static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane *lane, u32 id,
+					   u64 now)
 {
 	struct backend *backend = backends.lookup(&id);
 	struct bpf_fib_lookup fib = {};
@@ -85,21 +85,21 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct next
 	if (!backend)
 		return REASON_INTERNAL;
 	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
-	nexthop->road = ROAD_TC;
+	lane->road = ROAD_TC;
 	if (answer == FIB_NO_NEIGHBOUR || answer == FIB_UNSUPPORTED_TUNNEL || answer < 0)
 		return REASON_OK;
 	if (answer == FIB_NOT_FORWARDED)
 		return nexthop_unforwarded(backend);
 	if (answer == FIB_SUCCESS) {
-		nexthop->ifindex = fib.ifindex;
-		__builtin_memcpy(nexthop->destination, fib.dmac, 6);
-		__builtin_memcpy(nexthop->source, fib.smac, 6);
-		nexthop->road = nexthop_road(ctx, fib.ifindex);
-		nexthop->mtu = fib.mtu_result;
+		lane->ifindex = fib.ifindex;
+		__builtin_memcpy(lane->destination, fib.dmac, 6);
+		__builtin_memcpy(lane->source, fib.smac, 6);
+		lane->road = nexthop_road(ctx, fib.ifindex);
+		lane->mtu = fib.mtu_result;
 	} else if (answer != FIB_FORWARDING_DISABLED) {
 		return REASON_NO_ROUTE;
 	}
-	nexthop->until = now + NEXTHOP_LIFE;
+	lane->until = now + NEXTHOP_LIFE;
 	return REASON_OK;
 }
 

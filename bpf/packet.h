@@ -19,7 +19,11 @@ struct packet {
 	union {
 		struct flow4 flow4;
 		struct flow6 flow6;
+		u64 key[5]; /* the same as the words that a search compares */
 	};
+	u64 address_sum; /* of the hash: over the virtual address, */
+	u64 target_sum; /* and over its port and protocol as well */
+	u32 hash;
 	u32 bytes; /* of the IP packet */
 	u32 ifindex;
 	u16 ip_offset;
@@ -28,7 +32,7 @@ struct packet {
 	u16 headers; /* bytes of IP and transport headers */
 	u8 flags; /* TCP's */
 	u8 ttl;
-	u16 padding;
+	u16 interface; /* flags of the interface that it came by */
 	u32 action; /* what forwarding decided on */
 };
 
@@ -90,28 +94,35 @@ static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struc
 	return REASON_OK;
 }
 
-/* Reads the ports and TCP's flags at `transport`. */
-static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
-						  u8 protocol, __be16 *client_port,
-						  __be16 *virtual_port)
+/* The key's last word: client port, virtual port and protocol, as a flow4 ends with them. */
+static __always_inline u64 packet_ports(void *transport, u8 protocol)
 {
-	struct tcphdr *tcp = transport;
-	struct udphdr *udp = transport;
+	return *(u32 *)transport | (u64)protocol << 32;
+}
 
+/* Reads TCP's flags and how long the header at `transport` is, and leaves the ports in `ports`. */
+static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
+						  u8 protocol, u64 *ports)
+{
+	struct tcphdr *tcp;
+	struct udphdr *udp;
+
+	/* verifier, where it is computed anew after the check: "offset is outside of the packet" */
+	asm volatile("" : "+r"(transport));
+	tcp = transport;
+	udp = transport;
 	if (protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return REASON_MALFORMED;
 		packet->flags = ((u8 *)tcp)[13];
 		packet->headers += tcp->doff * 4;
-		*client_port = tcp->source;
-		*virtual_port = tcp->dest;
+		*ports = packet_ports(transport, protocol);
 		return REASON_OK;
 	}
 	if ((void *)(udp + 1) > end)
 		return REASON_MALFORMED;
 	packet->headers += sizeof(*udp);
-	*client_port = udp->source;
-	*virtual_port = udp->dest;
+	*ports = packet_ports(transport, protocol);
 	return REASON_OK;
 }
 
@@ -130,6 +141,7 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 	void *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = (void *)(long)ctx->data + packet->ip_offset;
 	u32 header;
+	int reason;
 
 	if ((void *)(ip + 1) > end)
 		return REASON_MALFORMED;
@@ -145,11 +157,14 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 		return REASON_FRAGMENT;
 	packet->headers = header;
 	packet->ttl = ip->ttl;
-	packet->flow4.client = ip->saddr;
-	packet->flow4.virtual = ip->daddr;
-	packet->flow4.protocol = ip->protocol;
-	return packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
-				      &packet->flow4.client_port, &packet->flow4.virtual_port);
+	/* both addresses; two halves written apart would be slow to read as one word */
+	packet->key[0] = *(u64 *)&ip->saddr;
+	reason = packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
+					&packet->key[1]);
+	packet->address_sum = hash_virtual4(packet->key[0]);
+	packet->target_sum = packet->address_sum + hash_target(packet->key[1]);
+	packet->hash = (packet->target_sum + hash_client4(packet->key)) >> 32;
+	return reason;
 }
 
 /* Walks IPv6's extension headers; leaves the transport protocol and its offset from the header. */
@@ -194,11 +209,13 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 		return REASON_OTHER_PROTOCOL;
 	packet->headers = offset;
 	packet->ttl = ip->hop_limit;
-	__builtin_memcpy(packet->flow6.client, &ip->saddr, 16);
-	__builtin_memcpy(packet->flow6.virtual, &ip->daddr, 16);
-	packet->flow6.protocol = protocol;
-	return packet_parse_transport(packet, (void *)ip + offset, end, protocol,
-				      &packet->flow6.client_port, &packet->flow6.virtual_port);
+	__builtin_memcpy(packet->key, &ip->saddr, 32);
+	reason =
+		packet_parse_transport(packet, (void *)ip + offset, end, protocol, &packet->key[4]);
+	packet->address_sum = hash_virtual6(packet->key);
+	packet->target_sum = packet->address_sum + hash_target(packet->key[4]);
+	packet->hash = (packet->target_sum + hash_client6(packet->key)) >> 32;
+	return reason;
 }
 
 /* Fills `packet`, which the caller has zeroed; whatever is not TCP or UDP over IP gives a reason. */
@@ -233,21 +250,11 @@ static __always_inline u64 packet_source_mac(struct hook_context *ctx)
 	return *(u32 *)(frame + 6) | (u64) * (u16 *)(frame + 10) << 32;
 }
 
-/* Takes one from the TTL or hop limit of the IP header at `offset`, and mends its checksum. */
-static __always_inline int packet_age(struct hook_context *ctx, u32 offset, bool ipv6)
+static __always_inline int packet_age4(void *header, void *end)
 {
-	void *end = (void *)(long)ctx->data_end;
-	/* verifier, of an offset up to 65535: "offset is outside of the packet" */
-	struct iphdr *ip = (void *)(long)ctx->data + (offset & 31);
-	struct ipv6hdr *ip6 = (void *)ip;
+	struct iphdr *ip = header;
 	u32 sum;
 
-	if (ipv6) {
-		if ((void *)(ip6 + 1) > end)
-			return REASON_INTERNAL;
-		ip6->hop_limit--;
-		return REASON_OK;
-	}
 	if ((void *)(ip + 1) > end)
 		return REASON_INTERNAL;
 	ip->ttl--;
@@ -256,16 +263,35 @@ static __always_inline int packet_age(struct hook_context *ctx, u32 offset, bool
 	return REASON_OK;
 }
 
-/* Writes an Ethernet header at the packet's head. */
-static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct nexthop *nexthop,
+static __always_inline int packet_age6(void *header, void *end)
+{
+	struct ipv6hdr *ip = header;
+
+	if ((void *)(ip + 1) > end)
+		return REASON_INTERNAL;
+	ip->hop_limit--;
+	return REASON_OK;
+}
+
+/* Takes one from the TTL or hop limit of an untagged frame, and mends the checksum. */
+static __always_inline int packet_age(struct hook_context *ctx, struct packet *packet)
+{
+	void *header = (void *)(long)ctx->data + sizeof(struct ethhdr);
+	void *end = (void *)(long)ctx->data_end;
+
+	return packet_is_ipv6(packet) ? packet_age6(header, end) : packet_age4(header, end);
+}
+
+/* Writes an Ethernet header at the packet's head; a byte at a time would cost three times that. */
+static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct lane *lane,
 						 __be16 type)
 {
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	void *frame = (void *)(long)ctx->data;
 
-	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+	if (frame + sizeof(struct ethhdr) > (void *)(long)ctx->data_end)
 		return REASON_INTERNAL;
-	__builtin_memcpy(ethernet->h_dest, nexthop->destination, 6);
-	__builtin_memcpy(ethernet->h_source, nexthop->source, 6);
-	ethernet->h_proto = type;
+	*(u64 *)frame = *(u64 *)lane->destination;
+	*(u32 *)(frame + 8) = *(u32 *)(lane->source + 2);
+	*(__be16 *)(frame + 12) = type;
 	return REASON_OK;
 }

@@ -45,88 +45,28 @@ static __always_inline void persist_key6(struct packet *packet, struct service_c
 		key->virtual_port = packet->flow6.virtual_port;
 }
 
-static __always_inline struct persistence *persist_find(struct packet *packet,
-							struct service_config *config)
+/* Leaves the key and its hash in the journey. */
+static __always_inline void persist_key(struct journey *journey, struct service_config *config)
 {
-	struct flow4 key4 = {};
-	struct flow6 key6 = {};
-
-	if (packet_is_ipv6(packet)) {
-		persist_key6(packet, config, &key6);
-		return persistence6.lookup(&key6);
+	__builtin_memset(journey->client, 0, sizeof(journey->client));
+	if (packet_is_ipv6(&journey->packet)) {
+		persist_key6(&journey->packet, config, &journey->client6);
+		journey->client_hash = hash_flow6(journey->client);
+	} else {
+		persist_key4(&journey->packet, config, &journey->client4);
+		journey->client_hash = hash_flow4(journey->client);
 	}
-	persist_key4(packet, config, &key4);
-	return persistence4.lookup(&key4);
 }
 
-static __always_inline int persist_insert(struct packet *packet, struct service_config *config,
-					  struct persistence *entry)
+static __always_inline struct persistence *persist_at(u32 table, u32 place)
 {
-	struct flow4 key4 = {};
-	struct flow6 key6 = {};
-
-	if (packet_is_ipv6(packet)) {
-		persist_key6(packet, config, &key6);
-		return persistence6.insert(&key6, entry);
-	}
-	persist_key4(packet, config, &key4);
-	return persistence4.insert(&key4, entry);
-}
-
-/* The entry with this identity that controls the flow, if it is still there. */
-static __always_inline struct persistence *persist_of(struct packet *packet, u32 service,
-						      u32 identity)
-{
-	struct service_config *config = service_config_of(service);
-	struct persistence *entry;
-
-	if (!config)
-		return NULL;
-	entry = persist_find(packet, config);
-	if (!entry || entry->identity != identity)
-		return NULL;
-	return entry;
-}
-
-/* Until when a connection of the entry lives, as far as they told; jiffies, 0: none lives. */
-static __always_inline u64 persist_held_until(struct persistence *entry)
-{
-	u64 until = entry->inactive_until;
-
-	if (entry->active && entry->active_until > until)
-		until = entry->active_until;
-	return until;
-}
-
-/* IPVS: a timer that ends while connections live is armed for 60 s, again and again. */
-static __always_inline u64 persist_end(struct persistence *entry, struct service_config *config)
-{
-	u64 expires = entry->expires;
-	u64 held = persist_held_until(entry);
-
-	if (config->flags & SERVICE_STRICT || held <= expires)
-		return expires;
-	return expires + (held - expires + REARM_TIMEOUT - 1) / REARM_TIMEOUT * REARM_TIMEOUT;
-}
-
-static __always_inline bool persist_is_live(struct persistence *entry,
-					    struct service_config *config, u64 now)
-{
-	return now < entry->expires || now < persist_end(entry, config);
-}
-
-/* The control plane may remove it: it is told to, or the entry's end has passed. */
-static __always_inline bool persist_is_reapable(struct persistence *entry, bool force, u64 now)
-{
-	struct service_config *config = service_config_of(entry->service);
-
-	return force || !config || !persist_is_live(entry, config, now);
+	return (struct persistence *)table_slot(table, place);
 }
 
 /* A removed or drained backend gets nobody, a quiesced one nobody if the setting says so. */
-static __always_inline bool persist_is_usable(struct persistence *entry, u64 settings)
+static __always_inline bool persist_is_usable(u64 reference, u64 settings)
 {
-	u64 word = backend_word(entry->backend);
+	u64 word = backend_word(reference);
 
 	if (!word || word & BACKEND_DRAINING)
 		return false;
@@ -142,108 +82,202 @@ static __always_inline void persist_extend(struct persistence *entry, bool lasti
 		entry->inactive_until = until;
 }
 
-static __always_inline void persist_release(struct persistence *entry, bool lasting)
+/* Adds to the connections of the entry, if it still is the one that `reference` names. */
+static __always_inline bool persist_count(struct persistence *entry, u64 reference, s64 connections,
+					  s64 active)
 {
-	__sync_fetch_and_add(&entry->connections, -1);
-	if (lasting)
-		__sync_fetch_and_add(&entry->active, -1);
-}
+	u64 counts, after, lasting, all;
 
-/* A new connection uses the entry: its only renewal.  Leaves backend and identity in the journey. */
-static __always_inline void persist_use(struct journey *journey, struct persistence *entry)
-{
-	u64 expires = entry->expires;
-	u32 state = state_first(&journey->packet);
-
-	if (journey->now >= expires)
-		entry->timeout = REARM_TIMEOUT;
-	__sync_val_compare_and_swap(&entry->expires, expires, journey->now + entry->timeout);
-	__sync_fetch_and_add(&entry->connections, 1);
-	if (state_is_lasting(state))
-		__sync_fetch_and_add(&entry->active, 1);
-	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
-	journey->backend = entry->backend;
-	journey->persistence = entry->identity;
-}
-
-/* Waits for a CPU that fills or removes the entry: some hundred nanoseconds, and hardly ever. */
-static __always_inline struct persistence *
-persist_find_settled(struct packet *packet, struct service_config *config, bool *busy)
-{
-	struct persistence *entry = NULL;
-
-	for (int i = 0; i < BUSY_ATTEMPTS; i++) {
-		entry = persist_find(packet, config);
-		if (!entry || entry->expires)
-			return entry;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WORD_ATTEMPTS; i++) {
+		counts = READ_ONCE(entry->counts);
+		if (counts >> COUNTS_GENERATION_SHIFT != reference >> 32)
+			return false;
+		lasting = counts_active(counts) + active;
+		all = (counts & COUNT_MASK) + connections;
+		/* below 0: what is taken away was never told */
+		after = counts_make(counts >> COUNTS_GENERATION_SHIFT,
+				    lasting > COUNT_MASK ? 0 : lasting, all > COUNT_MASK ? 0 : all);
+		if (after == counts || word_change(&entry->counts, counts, after))
+			return true;
 	}
-	*busy = true;
-	return NULL;
+	return false;
 }
 
-/* Fills an entry that only this CPU holds, for the journey's backend. */
-static __always_inline void persist_fill(struct journey *journey, struct service_config *config,
-					 struct persistence *entry)
+/* A connection of the client is confirmed, so its entry is. */
+static __always_inline void persist_confirm(struct persistence *entry)
 {
-	u32 state = state_first(&journey->packet);
+	u64 word = READ_ONCE(entry->word);
 
+	if (word_is_used(word) && !(word_flags(word) & SLOT_CONFIRMED))
+		word_change(&entry->word, word, word | (u64)SLOT_CONFIRMED << 48);
+}
+
+/* The entry's word with its timer armed anew. */
+static __always_inline u64 persist_renewed(struct persistence *entry, u64 word, u64 now)
+{
+	u64 flags = word_flags(word);
+
+	if (now >= word_expires(word))
+		flags |= SLOT_REARMED;
+	return word_make(now + (flags & SLOT_REARMED ? REARM_TIMEOUT : entry->timeout), STATE_BOUND,
+			 flags, word);
+}
+
+/* A new connection uses the entry: its only renewal.  False where it was taken away meanwhile. */
+static __always_inline bool persist_use(struct journey *journey, struct persistence *entry,
+					struct seat *seat)
+{
+	u64 backend = entry->backend, counts = READ_ONCE(entry->counts);
+	u64 reference = counts >> COUNTS_GENERATION_SHIFT << 32 | seat->place;
+	u32 state = state_first(&journey->packet);
+	u64 fresh = persist_renewed(entry, seat->word, journey->now);
+
+	barrier();
+	if (fresh == seat->word) {
+		if (READ_ONCE(entry->word) != fresh)
+			return false;
+	} else if (!word_change(&entry->word, seat->word, fresh)) {
+		return false;
+	}
+	if (!persist_count(entry, reference, 1, state_is_lasting(state)))
+		return false;
+	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
+	journey->backend = backend;
+	journey->persistence = reference;
+	journey->controlled = 1;
+	return true;
+}
+
+/* The entry may serve a new connection now. */
+static __always_inline bool persist_serves(struct journey *journey, struct persistence *entry,
+					   u64 word)
+{
+	if (journey->now >= word_expires(word) &&
+	    journey->now >= expiry_of_persistence(entry, word))
+		return false;
+	return persist_is_usable(entry->backend, journey->settings);
+}
+
+/* Uses the client's entry if it has one that serves. */
+static __always_inline void persist_choose_in(u32 table, struct journey *journey)
+{
+	struct persistence *entry;
+	struct seat seat = {};
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WORD_ATTEMPTS; i++) {
+		entry = (struct persistence *)table_find(table, journey->client,
+							 journey->client_hash, &seat);
+		if (!entry || !persist_serves(journey, entry, seat.word))
+			return;
+		if (persist_use(journey, entry, &seat))
+			return;
+	}
+}
+
+static __always_inline void persist_choose(struct journey *journey, struct service_config *config)
+{
+	persist_key(journey, config);
+	if (packet_is_ipv6(&journey->packet))
+		persist_choose_in(TABLE_PERSISTENCE6, journey);
+	else
+		persist_choose_in(TABLE_PERSISTENCE4, journey);
+}
+
+/* Fills a slot that is this CPU's, for the journey's backend. */
+static __always_inline void persist_fill(u32 table, struct journey *journey,
+					 struct service_config *config, struct slot *slot,
+					 struct seat *seat)
+{
+	struct persistence *entry = (struct persistence *)slot;
+	u64 generation = (entry->counts >> COUNTS_GENERATION_SHIFT) + 1 & 0xffff;
+	u32 state = state_first(&journey->packet);
+	u64 flags = config->flags & SERVICE_STRICT ? SLOT_STRICT : 0;
+
+	table_write_key(table, slot, journey->client);
 	entry->backend = journey->backend;
 	entry->timeout = config->persistence_timeout;
-	entry->connections = 1;
-	entry->active = state_is_lasting(state);
+	entry->service = journey->service;
 	entry->active_until = 0;
 	entry->inactive_until = 0;
 	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
-	entry->identity = bpf_get_prandom_u32() | 1;
-	entry->service = journey->service;
-	journey->persistence = entry->identity;
-	barrier();
-	entry->expires = journey->now + entry->timeout;
+	WRITE_ONCE(entry->counts, counts_make(generation, state_is_lasting(state), 1));
+	journey->persistence = generation << 32 | seat->place;
+	journey->controlled = 1;
+	journey->bound = 1;
+	table_publish(slot, word_make(journey->now + entry->timeout, STATE_BOUND, flags,
+				      seat->word + WORD_GENERATION));
 }
 
-/* Uses the client's entry if it has one that serves; true if it had. */
-static __always_inline int persist_choose(struct journey *journey, struct service_config *config)
+/* Under the bucket's lock: takes the seat for the client. */
+static __always_inline int persist_sit(u32 table, struct journey *journey,
+				       struct service_config *config, struct seat *seat)
 {
-	bool busy = false;
-	struct persistence *entry = persist_find_settled(&journey->packet, config, &busy);
+	struct slot *slot = table_slot(table, seat->place);
+	u32 gone;
 
-	if (busy)
+	if (!slot)
+		return REASON_INTERNAL;
+	gone = table_service(table, slot);
+	slot = table_claim(table, seat);
+	if (!slot)
 		return REASON_BUSY;
-	if (!entry || !persist_is_live(entry, config, journey->now) ||
-	    !persist_is_usable(entry, journey->settings))
-		return REASON_OK;
-	persist_use(journey, entry);
+	persist_fill(table, journey, config, slot, seat);
+	if (word_is_used(seat->word))
+		share_return(table, gone);
 	return REASON_OK;
 }
 
-/* Binds the client to the journey's backend; where another CPU was first, the journey to its. */
+/* Under the bucket's lock: uses the entry that another CPU has made, or replaces one that is over. */
+static __always_inline int persist_meet(u32 table, struct journey *journey,
+					struct service_config *config, struct seat *seat)
+{
+	struct persistence *entry = persist_at(table, seat->place);
+
+	if (!entry)
+		return REASON_INTERNAL;
+	if (!persist_serves(journey, entry, seat->word))
+		return persist_sit(table, journey, config, seat);
+	return persist_use(journey, entry, seat) ? REASON_OK : REASON_BUSY;
+}
+
+static __always_inline int persist_bind_locked(u32 table, struct journey *journey,
+					       struct service_config *config)
+{
+	struct seat seat = {};
+	int found;
+
+	found = table_seek(table, journey->client, journey->client_hash, journey->now, &seat);
+	if (found == TABLE_FULL)
+		return REASON_TABLE_FULL;
+	if (found == TABLE_FOUND)
+		return persist_meet(table, journey, config, &seat);
+	return persist_sit(table, journey, config, &seat);
+}
+
+/*
+ * Binds the client to the journey's backend; where another CPU was first, the journey to its.  The
+ * caller has taken the service's share for it.
+ */
+static __always_inline int persist_bind_in(u32 table, struct journey *journey,
+					   struct service_config *config)
+{
+	u64 *lock = table_lock(table, journey->client_hash);
+	int reason = REASON_BUSY;
+
+	if (lock) {
+		reason = persist_bind_locked(table, journey, config);
+		table_unlock(lock);
+	}
+	if (!journey->bound)
+		share_return(table, journey->service);
+	return reason;
+}
+
 static __always_inline int persist_bind(struct journey *journey, struct service_config *config)
 {
-	struct persistence fresh = {}, *entry;
-	bool busy = false;
-	u64 expires;
-
-	for (int i = 0; i < 2; i++) {
-		entry = persist_find_settled(&journey->packet, config, &busy);
-		if (busy)
-			return REASON_BUSY;
-		if (!entry) {
-			persist_fill(journey, config, &fresh);
-			if (!persist_insert(&journey->packet, config, &fresh))
-				return REASON_OK;
-			continue;
-		}
-		expires = entry->expires;
-		if (persist_is_live(entry, config, journey->now) &&
-		    persist_is_usable(entry, journey->settings)) {
-			persist_use(journey, entry);
-			return REASON_OK;
-		}
-		if (expires &&
-		    __sync_val_compare_and_swap(&entry->expires, expires, 0) == expires) {
-			persist_fill(journey, config, entry);
-			return REASON_OK;
-		}
-	}
-	return REASON_BUSY;
+	if (packet_is_ipv6(&journey->packet))
+		return persist_bind_in(TABLE_PERSISTENCE6, journey, config);
+	return persist_bind_in(TABLE_PERSISTENCE4, journey, config);
 }

@@ -3,21 +3,27 @@
 #define FTP_DATA_PORT bpf_htons(20)
 #define FIRST_UNPRIVILEGED_PORT 1024
 
+/* Leaves the version of the journey's service that is in use. */
+static __always_inline bool service_enter(struct journey *journey)
+{
+	u64 *word = service_switches.lookup(&journey->service);
+
+	if (!word)
+		return false;
+	/* read once: one version of the service, whole */
+	journey->service_switch = READ_ONCE(*word);
+	journey->config = (u32)journey->service_switch;
+	return true;
+}
+
 static __always_inline bool service_look_up(struct journey *journey, struct service_key *key)
 {
 	u32 *id = services.lookup(key);
-	u64 *word;
 
 	if (!id)
 		return false;
 	journey->service = *id;
-	word = service_switches.lookup(&journey->service);
-	if (!word)
-		return false;
-	/* read once: one version of the service, whole */
-	journey->service_switch = *(volatile u64 *)word;
-	journey->config = (u32)journey->service_switch;
-	return true;
+	return service_enter(journey);
 }
 
 static __always_inline bool service_by_mark(struct journey *journey)

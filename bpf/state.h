@@ -1,6 +1,4 @@
 /* TCP states as IPVS's half-open view has them, and how long each lasts. */
-#define STATE_BITS 8
-#define STATE_MASK 0xff
 
 /* IPVS's input-only table: a row an event, four bits a present state, from NONE to SYNACK. */
 #define STATE_ROW(no, es, ss, sr, fw, tw, cl, cw, la, li, sa)                                      \
@@ -12,21 +10,10 @@
 #define STATES_ACK STATE_ROW(1, 1, 2, 1, 4, 5, 6, 7, 6, 9, 1)
 #define STATES_RST STATE_ROW(6, 6, 6, 3, 6, 6, 6, 6, 8, 9, 6)
 
-/* Seconds a state lasts without a packet, sixteen bits each. */
-#define TIMEOUT_ROW(a, b, c, d) ((u64)(a) | (u64)(b) << 16 | (u64)(c) << 32 | (u64)(d) << 48)
-#define TIMEOUTS_0 TIMEOUT_ROW(2, 900, 120, 60)
-#define TIMEOUTS_4 TIMEOUT_ROW(120, 120, 10, 60)
-#define TIMEOUTS_8 TIMEOUT_ROW(30, 120, 120, 300)
-
 /* States that count as active, and those that hold a persistence entry for long. */
 #define STATES_ACTIVE \
 	(1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_SYN_RECV | 1 << STATE_SYNACK)
 #define STATES_LASTING (STATES_ACTIVE | 1 << STATE_UDP)
-
-static __always_inline u32 state_of(u64 word)
-{
-	return word & STATE_MASK;
-}
 
 static __always_inline bool state_is_active(u32 state)
 {
@@ -38,11 +25,12 @@ static __always_inline bool state_is_lasting(u32 state)
 	return STATES_LASTING >> (state & 15) & 1;
 }
 
+/* Jiffies that the state lasts without a packet. */
 static __always_inline u32 state_timeout(u32 state)
 {
-	u64 row = state < 4 ? TIMEOUTS_0 : state < 8 ? TIMEOUTS_4 : TIMEOUTS_8;
+	u32 *timeout = timeouts.lookup(&state);
 
-	return (u32)(row >> (state & 3) * 16 & 0xffff) * HZ;
+	return timeout ? *timeout : 0;
 }
 
 /* RST counts before SYN, SYN before FIN, FIN before ACK; none of them closes. */

@@ -40,11 +40,15 @@ enum scheduler {
 enum program {
 	PROGRAM_NEW = 0,
 	PROGRAM_CONNECT = 1,
+	PROGRAM_BIND = 2,
+	PROGRAM_CATCH_UP = 3,
+	PROGRAM_BIND_ROOM = 4,
+	PROGRAM_CONNECT_ROOM = 5,
 	PROGRAM_SCHEDULER = 8,
 	PROGRAM_MAX = 32,
 };
 
-/* IPVS's TCP states and numbers, then UDP and the mark of an entry that is being removed. */
+/* IPVS's TCP states and numbers, then what else a slot of a table can be. */
 enum state {
 	STATE_NONE = 0,
 	STATE_ESTABLISHED = 1,
@@ -58,7 +62,18 @@ enum state {
 	STATE_LISTEN = 9,
 	STATE_SYNACK = 10,
 	STATE_UDP = 11,
-	STATE_DEAD = 15,
+	STATE_BOUND = 12, /* a persistence entry */
+	STATE_BUSY = 14, /* a CPU fills it */
+	STATE_DEAD = 15, /* its entry was removed; later slots of the bucket may be in use */
+	STATE_MAX = 16,
+};
+
+/* In the word of a slot. */
+enum slot_flag {
+	SLOT_CONFIRMED = 1, /* the client has answered: no flood takes its place */
+	SLOT_CONTROLLED = 2, /* a connection of a persistent service */
+	SLOT_STRICT = 4, /* a persistence entry that ends at its time */
+	SLOT_REARMED = 8, /* a persistence entry whose timer was armed for 60 s again */
 };
 
 /* Indices of `switches`: words that the control plane stores with one write each. */
@@ -66,6 +81,7 @@ enum switch_word {
 	SWITCH_MARKS = 0,
 	SWITCH_SETTINGS = 1,
 	SWITCH_CLOCK = 2, /* jiffies added to the clock, test builds only */
+	SWITCH_EPOCH = 3, /* one more after each change: what was remembered before it is void */
 	SWITCH_MAX = 4,
 };
 
@@ -133,29 +149,57 @@ struct flow6 {
 	u8 padding[3];
 };
 
-/* One flow's backend and state.  Owned by the data plane. */
-struct connection {
-	u64 word; /* identity << 8 | state: changed by compare-and-exchange alone */
-	u64 backend; /* generation << 32 | id */
-	u64 expires; /* jiffies */
-	u64 told; /* jiffies: when its persistence entry last heard of it */
-	u32 timeout; /* jiffies, of its present state */
-	u32 service;
-	u32 persistence; /* identity of the persistence entry that controls it, 0: none */
-	u32 mark;
+/* The first part of every slot; its word is described in word.h, its key follows. */
+struct slot {
+	u64 word;
+	u64 body[5];
+	u64 key[5]; /* of an IPv4 table: two */
 };
 
-/* One client's backend for one service.  Owned by the data plane. */
-struct persistence {
-	u64 expires; /* jiffies; 0 while another CPU fills it or removes it */
+/* One flow's backend and state: the body of a slot. */
+struct connection {
+	u64 word; /* no time in it */
+	u64 seen; /* jiffies: its last packet */
 	u64 backend; /* generation << 32 | id */
-	u64 timeout; /* jiffies; 60 s for good once it was re-armed */
-	u64 connections; /* that it controls */
-	u64 active; /* of those, in a state that lasts */
-	u64 active_until; /* jiffies: the latest end that those told of */
-	u64 inactive_until; /* the same of the others */
-	u32 identity;
+	u64 persistence; /* generation << 32 | place of the entry that controls it */
+	u32 told; /* jiffies, their low half: when that entry last heard of it */
 	u32 service;
+	u32 mark;
+	u32 padding;
+};
+
+/* One client's backend for one service: the body of a slot. */
+struct persistence {
+	u64 word;
+	u64 backend; /* generation << 32 | id */
+	u64 counts; /* generation << 48 | connections in a lasting state << 24 | all connections */
+	u64 active_until; /* jiffies: the latest end that those in a lasting state told of */
+	u64 inactive_until; /* the same of the others */
+	u32 timeout; /* jiffies */
+	u32 service;
+};
+
+/* Slots of the four tables: 64 bytes, a cache line, for IPv4, and 128 for IPv6. */
+struct connection4 {
+	struct connection body;
+	struct flow4 key;
+};
+
+struct connection6 {
+	struct connection body;
+	struct flow6 key;
+	u64 unused[5];
+};
+
+struct persistence4 {
+	struct persistence body;
+	struct flow4 key;
+};
+
+struct persistence6 {
+	struct persistence body;
+	struct flow6 key;
+	u64 unused[5];
 };
 
 /* What names a service; mark services leave all but mark and family 0. */
@@ -207,6 +251,29 @@ struct load {
 	u64 total;
 };
 
+/* One CPU's clock hand in one table. */
+struct hand {
+	u32 place; /* the slot that it ages next */
+	u32 padding;
+	u64 began; /* jiffies: when its round began */
+};
+
+/* How many entries of a service are in each table, in the order of enum table. */
+struct share {
+	u64 connections4;
+	u64 connections6;
+	u64 persistence4;
+	u64 persistence6;
+};
+
+/* How a table is divided: so much is each service's own, and what is left is for all. */
+struct pool {
+	u64 own;
+	u64 limit; /* of what services together may have beyond their own */
+	u64 borrowed; /* what they have of that */
+	u64 padding[5]; /* a cache line each */
+};
+
 struct counters {
 	u64 connections;
 	u64 packets;
@@ -242,6 +309,17 @@ struct mark_verdict {
 	u32 position; /* of the rule in the configuration: the lower one wins */
 };
 
+/* What one CPU remembers of packets to one address, port and protocol. */
+struct verdict {
+	u64 virtual[2];
+	u64 epoch;
+	u64 local_at; /* jiffies: when the address was found to be this host's */
+	u32 target; /* port, protocol, family */
+	u32 mark;
+	u32 service;
+	u32 reason;
+};
+
 /* An ordered rule: (facts & mask) == value in each part, and the port in the range. */
 struct mark_rule {
 	u64 destination[2];
@@ -262,14 +340,17 @@ struct mark_rule {
 	u32 position;
 };
 
-/* A backend's MAC and interface, remembered by one CPU. */
-struct nexthop {
-	u64 until; /* jiffies */
-	u32 ifindex;
-	u32 road;
+/* What one CPU keeps of a backend, within a cache line: where it is on the wire, and what it got. */
+struct lane {
+	u64 until; /* jiffies: when the kernel is asked again */
 	u8 destination[6];
 	u8 source[6];
+	u32 ifindex;
 	u32 mtu;
+	u32 road;
+	u64 connections;
+	u64 packets;
+	u64 bytes;
 };
 
 /* What XDP writes into a packet's metadata for TC. */
@@ -294,10 +375,35 @@ enum table {
 	TABLE_PERSISTENCE6 = 3,
 };
 
-/* An entry that the control plane wants removed; `removed` is the answer. */
+/* An entry that the control plane wants removed: it is, if its word is still of `generation`. */
 struct reap_item {
-	struct flow6 key; /* of an IPv4 table: a flow4 in its first bytes */
-	u16 table;
-	u16 force; /* 0: only where it has expired */
+	u32 table;
+	u32 place;
+	u32 generation;
+	u32 force; /* 0: only where it has expired */
+	u32 removed; /* the answer */
+	u32 padding;
+};
+
+/* A sweep over a table: each run does SWEEP_STEP slots from `place` and moves `place` on. */
+struct sweep_item {
+	u32 place;
 	u32 removed;
+	u32 evict; /* a service's id + 1: remove its entries; 0: remove what has expired, and count */
+	u32 padding;
+};
+
+enum healed {
+	HEALED_LOADS = 0,
+	HEALED_SHARES = 1,
+	HEALED_POOLS = 2,
+};
+
+/* A count that is to be put right: by adding, so that what packets add meanwhile is not lost. */
+struct heal_item {
+	u32 map; /* enum healed */
+	u32 index;
+	u32 word; /* of the entry */
+	u32 padding;
+	u64 change;
 };

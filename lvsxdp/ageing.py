@@ -1,82 +1,93 @@
-"""One sweep: removes what has expired and recounts active and inactive connections."""
+"""One sweep: removes what has expired, and counts anew what the data plane keeps count of."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 
-from lvsxdp import records
-from lvsxdp.controller import Balancer
-from lvsxdp.views import CONNECTIONS, PERSISTENCE
+from lvsxdp import filtering
+from lvsxdp.controller import TABLES, Balancer
 
-Load = tuple[int, int]
-ACTIVE = ("established", "syn_sent", "syn_recv", "synack")
+HEALED = ("loads", "shares", "pools")
+# A count: map, index and field.
+Count = tuple[str, int, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep did; `drift` is how each backend's counts differ from its connections."""
+    """What a sweep did; `drift` is how far counts were from what they count."""
 
     removed: int
     healed: int
-    drift: dict[int, Load]
+    drift: dict[Count, int]
 
 
-def sweep(balancer: Balancer, before: dict[int, Load]) -> Sweep:
+def sweep(balancer: Balancer, before: dict[Count, int]) -> Sweep:
     """Removes expired entries; heals counts whose drift is what the sweep `before` saw, too.
 
-    Packets go on meanwhile, so a difference seen once may be a connection on its way: only one
-    that two sweeps see alike is a mistake.
+    Packets go on meanwhile: a difference may be a connection on its way.  Only one that two sweeps
+    see alike, in a count that did not move while they went over the tables, is a mistake.
     """
-    now = balancer.clock()
-    removed = balancer.reap(_expired(balancer, CONNECTIONS, now), force=False)
-    removed += balancer.reap(_expired(balancer, PERSISTENCE, now), force=False)
-    drift = _drift(balancer)
-    healed = 0
-    for identity, load in drift.items():
-        if before.get(identity) == load:
-            _heal(balancer, identity, load)
-            healed += 1
-    return Sweep(removed, healed, drift)
+    for name in ("recounts", "share_recounts"):
+        balancer.map(name).clear()
+    _prepare_filter(balancer)
+    seen = {name: bytes(balancer.map(name).memory()) for name in HEALED}
+    removed = sum(balancer.sweep(table) for table in TABLES)
+    _finish_filter(balancer)
+    drift = dict(_drift(balancer, seen))
+    healed = {count: change for count, change in drift.items() if before.get(count) == change}
+    for (name, index, field), change in healed.items():
+        word = balancer.schema.values[name].fields[field].offset // 8
+        balancer.heal(name, index, word, change)
+    return Sweep(removed, len(healed), drift)
 
 
-def _expired(balancer: Balancer, tables: tuple[str, ...], now: int) -> Iterator[tuple[str, bytes]]:
-    """Entries whose time is up as it was read; the reaper looks again before it removes one."""
-    for table in tables:
-        layout = balancer.schema.values[table]
-        for key, value in balancer.map(table).items():
-            if layout.number(value, "expires") <= now:
-                yield table, key
+def _prepare_filter(balancer: Balancer) -> None:
+    """The filter's second half: what the configuration concerns; the sweep adds connections."""
+    memory = balancer.map("filter").memory()
+    half = 2**balancer.schema.hashing.filter_bits // 8
+    memory[half : 2 * half] = bytes(half)
+    words = filtering.words(balancer.schema.hashing, balancer.state.config)
+    if words is None:
+        memory[half : 2 * half] = b"\xff" * half
+        return
+    for index, bits in words.items():
+        balancer.map("filter").store_word(half // 8 + index, bits)
 
 
-def _drift(balancer: Balancer) -> dict[int, Load]:
-    """For each backend whose counts differ from its connections: the difference."""
-    active: Counter[int] = Counter()
-    total: Counter[int] = Counter()
-    states = {balancer.schema.enums["state"][name] for name in ACTIVE}
-    for table in CONNECTIONS:
-        layout = balancer.schema.values[table]
-        for _, value in balancer.map(table).items():
-            reference = layout.number(value, "backend")
-            total[reference] += 1
-            active[reference] += layout.number(value, "word") & 0xFF in states
-    found = {}
+def _finish_filter(balancer: Balancer) -> None:
+    """The first half is the second now; a bit that is needed is set in both."""
+    memory = balancer.map("filter").memory()
+    half = 2**balancer.schema.hashing.filter_bits // 8
+    memory[:half] = memory[half : 2 * half]
+
+
+def _drift(balancer: Balancer, seen: dict[str, bytes]) -> Iterator[tuple[Count, int]]:
+    """Counts that stood still since `seen` and differ from what they count, and by how much."""
     for place in balancer.state.book.services.values():
         for backend in place.backends.values():
-            reference = backend.generation << 32 | backend.id
-            load = balancer.total("loads", backend.id)
-            difference = (active[reference] - load["active"], total[reference] - load["total"])
-            if difference != (0, 0):
-                found[backend.id] = difference
-    return found
+            yield from _differences(balancer, "loads", "recounts", backend.id, seen)
+    for identity in balancer.state.book.service_generations:
+        yield from _differences(balancer, "shares", "share_recounts", identity, seen)
+    layout = balancer.schema.values["pools"]
+    offset = layout.fields["borrowed"].offset
+    for table in range(len(TABLES)):
+        now = balancer.map("pools").read_word(table, offset)
+        change = balancer.borrowed(table) - now
+        if change and _word(seen["pools"], table * layout.size + offset) == now:
+            yield ("pools", table, "borrowed"), change
 
 
-def _heal(balancer: Balancer, identity: int, difference: Load) -> None:
-    """Adds the difference to the counts."""
-    layout = balancer.schema.values["loads"]
-    table = balancer.map("loads")
-    raw = table.look_up(records.number(identity)) or bytes(layout.size)
-    for field, change in zip(("active", "total"), difference, strict=True):
-        value = (layout.number(raw, field) + change) % 2**64
-        table.store_word(identity, value, layout.fields[field].offset)
+def _differences(
+    balancer: Balancer, name: str, recount: str, index: int, seen: dict[str, bytes]
+) -> Iterator[tuple[Count, int]]:
+    layout = balancer.schema.values[name]
+    for field, place in layout.fields.items():
+        counted = balancer.map(recount).read_word(index, place.offset)
+        now = balancer.map(name).read_word(index, place.offset)
+        if counted != now and _word(seen[name], index * layout.size + place.offset) == now:
+            yield (name, index, field), counted - now
+
+
+def _word(memory: bytes, offset: int) -> int:
+    return int.from_bytes(memory[offset : offset + 8], "little")

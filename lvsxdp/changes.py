@@ -106,8 +106,14 @@ def follow(running: Config, wanted: Config, *, undrain: bool = False) -> Config:
 
     ConflictError where the capacity differs, which belongs to the tables as they were loaded.
     """
-    if wanted.capacity != running.capacity:
+    capacity = dataclasses.replace(
+        wanted.capacity,
+        connections=wanted.capacity.connections or running.capacity.connections,
+        persistence=wanted.capacity.persistence or running.capacity.persistence,
+    )
+    if capacity != running.capacity:
         raise ConflictError("capacity cannot change while attached: detach --all, then attach")
+    wanted = dataclasses.replace(wanted, capacity=capacity)
     return wanted if undrain else keep_drains(running, wanted)
 
 

@@ -15,7 +15,7 @@ import click
 
 from lvsxdp import __version__
 from lvsxdp.errors import ConflictError, LvsxdpError, NotFoundError
-from lvsxdp.model import Backend, Config, Service
+from lvsxdp.model import Backend, Config, Network, Service
 
 EXITS = (
     "\n\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage, "
@@ -160,7 +160,7 @@ def attach(
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl
     """
-    from lvsxdp import controller, views
+    from lvsxdp import attaching, views
 
     loaded = _read_config(config) if config else None
     names = interfaces or (loaded.interfaces if loaded else ())
@@ -168,7 +168,7 @@ def attach(
         raise NotFoundError("no interface is named, here or under interfaces: in the file")
     with _session(options) as (where, net):
         _lo_forwarding(set_sysctl)
-        controller.attach(where, net, names, loaded, mode, force=force, say=_say)
+        attaching.attach(where, net, names, loaded, mode, force=force, say=_say)
         for warning in views.warnings(loaded or Config(), net):
             _say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
@@ -201,19 +201,19 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 
     Example: lvsxdp detach eth0
     """
-    from lvsxdp import controller
+    from lvsxdp import attaching
 
     if not (interfaces or everything or stale):
         raise click.UsageError("name interfaces, or use --all or --stale")
     with _session(options) as (where, net):
         if stale:
-            gone = controller.stale()
-            controller.remove_stale(gone)
+            gone = attaching.stale()
+            attaching.remove_stale(gone)
             click.echo(f"removed what was left of {len(gone)} namespaces")
         elif everything:
-            controller.detach_all(where, net)
+            attaching.detach_all(where, net)
         else:
-            controller.detach(where, net, interfaces)
+            attaching.detach(where, net, interfaces)
 
 
 @main.command()
@@ -264,11 +264,11 @@ def status(ctx: click.Context, options: Options, check: bool, json: bool) -> Non
 
     Example: lvsxdp status --json
     """
-    from lvsxdp import controller, show, views
+    from lvsxdp import attaching, show, views
 
     with _balancer(options) as (balancer, net):
         found = views.status(balancer, net)
-    found["stale"] = controller.stale()
+    found["stale"] = attaching.stale()
     if json:
         click.echo(show.as_json(found))
     else:
@@ -291,6 +291,8 @@ def _print_status(found: dict[str, Any]) -> None:
             "\nnet.ipv4.conf.lo.forwarding is 0: local addresses come from a table that "
             "attach and apply write, and tc forwards"
         )
+    for warning in found["warnings"]:
+        click.echo(f"\nwarning: {warning}")
     for cookie in found["stale"]:
         click.echo(f"\nstate of a namespace that is gone: {cookie} (lvsxdp detach --stale)")
 
@@ -346,6 +348,16 @@ def _print(rows: Iterator[Any] | list[Any], columns: tuple[str, ...], json: bool
     click.echo(show.as_json(found) if json else show.as_table(found, columns))
 
 
+def _print_entries(rows: Iterator[Any], columns: tuple[str, ...], json: bool) -> None:
+    from lvsxdp import entries, show
+
+    if not json:
+        click.echo(show.as_table([entries.as_row(columns, row) for row in rows], columns))
+        return
+    for line in entries.as_json(columns, rows):
+        sys.stdout.write(line)
+
+
 @service.command("list")
 @as_json
 @pass_options
@@ -394,11 +406,10 @@ def connection_list(options: Options, json: bool) -> None:
 
     Example: lvsxdp connection list
     """
-    from lvsxdp import views
+    from lvsxdp import entries, views
 
-    columns = ("service", "protocol", "client", "virtual", "backend", "state", "expires_in", "mark")
     with _balancer(options) as (balancer, _):
-        _print(views.connections(balancer), columns, json)
+        _print_entries(views.connections(balancer), entries.CONNECTION, json)
 
 
 @persistence.command("list")
@@ -409,11 +420,10 @@ def persistence_list(options: Options, json: bool) -> None:
 
     Example: lvsxdp persistence list --json
     """
-    from lvsxdp import views
+    from lvsxdp import entries, views
 
-    columns = ("service", "client", "backend", "expires_in", "connections")
     with _balancer(options) as (balancer, _):
-        _print(views.persistence(balancer), columns, json)
+        _print_entries(views.persistence(balancer), entries.PERSISTENCE, json)
 
 
 @persistence.command("delete")
@@ -426,21 +436,17 @@ def persistence_delete(options: Options, service_name: str, client: str) -> None
     Example: lvsxdp persistence delete mark:1 198.51.100.7
     """
     from lvsxdp import views
+    from lvsxdp.entries import Wanted
 
     with _balancer(options) as (balancer, _):
         found, identity = _service(balancer, service_name)
-        wanted = _masked(found, client)
-        items = (
-            (table, key)
-            for table, key in views.reap_items(balancer, views.PERSISTENCE, identity)
-            if balancer.schema.keys[table].octets(key, "client") == wanted
-        )
-        if not balancer.reap(items, force=True):
+        wanted = Wanted(service=identity, client=_masked(found, client))
+        if not balancer.reap(views.places(balancer, views.PERSISTENCE, wanted), force=True):
             raise NotFoundError(f"service {found} has no persistence entry for {client}")
 
 
-def _masked(found: Service, client: str) -> bytes:
-    """The client's address under the service's netmask, as a key holds it."""
+def _masked(found: Service, client: str) -> Network:
+    """The client's address under the service's netmask, as a key holds it: one address."""
     from lvsxdp.errors import ConfigError
 
     try:
@@ -452,8 +458,7 @@ def _masked(found: Service, client: str) -> bytes:
     mask = found.persistence.netmask
     if mask.version != address.version:
         raise ConfigError(f'"{client}" is not of the family of service {found}')
-    width = mask.max_prefixlen // 8
-    return (int(address) & int(mask)).to_bytes(width, "big")
+    return ipaddress.ip_network(type(address)(int(address) & int(mask)))
 
 
 @persistence.command("flush")
@@ -465,11 +470,12 @@ def persistence_flush(options: Options, service_name: str | None) -> None:
     Example: lvsxdp persistence flush mark:1
     """
     from lvsxdp import views
+    from lvsxdp.entries import Wanted
 
     with _balancer(options) as (balancer, _):
         identity = _service(balancer, service_name)[1] if service_name else None
-        items = views.reap_items(balancer, views.PERSISTENCE, identity)
-        click.echo(f"{balancer.reap(items, force=True)} entries deleted")
+        places = views.places(balancer, views.PERSISTENCE, Wanted(service=identity))
+        click.echo(f"{balancer.reap(places, force=True)} entries deleted")
 
 
 # --------------------------------------------------------------------------------- backends

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
-import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from lvsxdp import changes, maps, network, records, state, tables
-from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
+from lvsxdp import maps, network, records, state, tables
+from lvsxdp.errors import NotFoundError
 from lvsxdp.maps import Map
 from lvsxdp.model import Config, Service
-from lvsxdp.network import Link, Network
+from lvsxdp.network import Network
 from lvsxdp.scheduling import Cursor
-from lvsxdp.state import Attachment, Folders, State
-from lvsxdp.tables import Book, Delete, Grace, Host, Reset, Store, Update, Write
+from lvsxdp.state import Folders, State
+from lvsxdp.tables import (
+    Delete,
+    Divide,
+    Evict,
+    Fill,
+    Grace,
+    Host,
+    Raise,
+    Reset,
+    Store,
+    Update,
+    Write,
+)
 
 PIN_ROOT = network.BPF_MOUNT / "lvsxdp"
 FILE_ROOT = Path("/run/lvsxdp")
-CACHE = Path("/var/cache/lvsxdp")
-CLOCK_MONOTONIC_COARSE = 6
 # A program that began before a switch has ended long before this: its whole run takes microseconds.
 GRACE = 0.02
-LEAST_INTERFACES = 1024
-# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
-UNFINISHED = "_new"
-MODES = ("native", "generic", "tc")
-STEPS = ("entry", "new_connection", "connect_backend")
+TABLES = ("connections4", "connections6", "persistence4", "persistence6")
+# Slots that one run of the sweep program does: bpf/config.h.
+SWEEP_STEP = 32
 SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
-PRIVATE_TABLES = {"journeys", "programs"}
-HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Build:
-    """How the programs are compiled: more -D, where headers are kept, other sources than ours."""
-
-    defines: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    cache: Path = CACHE
-    folder: Path | None = None
 
 
 def here() -> Folders:
     """The folders of the network namespace that this process is in."""
     return state.folders(network.namespace_cookie(), PIN_ROOT, FILE_ROOT)
-
-
-def jiffies_per_second() -> int:
-    """The kernel's HZ: its coarse clock advances once a jiffy."""
-    return round(1 / time.clock_getres(CLOCK_MONOTONIC_COARSE))
 
 
 class Balancer:
@@ -118,6 +106,12 @@ class Balancer:
         if isinstance(write, Grace):
             time.sleep(GRACE)
             return
+        if isinstance(write, Evict):
+            self.evict(write.service)
+            return
+        if isinstance(write, Divide):
+            self.divide(write)
+            return
         target = self.map(write.table)
         if isinstance(write, Update):
             target.update(write.key, write.value)
@@ -127,6 +121,11 @@ class Balancer:
             target.update(write.key, bytes(target.stride * target.cpus))
         elif isinstance(write, Store):
             target.store_word(write.index, write.word)
+        elif isinstance(write, Raise):
+            target.store_word(write.index, target.read_word(write.index) | write.bits)
+        elif isinstance(write, Fill):
+            for index in range(write.words):
+                target.store_word(index, tables.FULL)
 
     def _cursors(self) -> dict[int, Cursor]:
         """Where rr and wrr stand now, by service id."""
@@ -232,336 +231,59 @@ class Balancer:
                 counted[name] = self.total("reasons", number)["value"]
         return {name: count for name, count in counted.items() if count}
 
-    def reap(self, items: Iterator[tuple[str, bytes]], *, force: bool) -> int:
-        """Removes entries (table, key) by the data plane's own steps; how many there were."""
+    def reap(self, items: Iterator[tuple[str, int, int]], *, force: bool) -> int:
+        """Removes entries (table, place, generation) by the data plane's own steps; how many."""
         descriptor = self.program("reap")
         removed = 0
         numbers = self.schema.enums["table"]
         try:
-            for table, key in items:
-                packet = key.ljust(40, b"\0") + struct.pack("<HHI", numbers[table], force, 0)
+            for table, place, generation in items:
+                packet = struct.pack("<4I", numbers[table], place, generation, force)
                 run = maps.run_program(descriptor, packet.ljust(64, b"\0"))
-                removed += int(struct.unpack_from("<I", run.data, 44)[0])
+                removed += int(struct.unpack_from("<I", run.data, 16)[0])
         finally:
             os.close(descriptor)
         return removed
 
+    def divide(self, write: Divide) -> None:
+        """Writes a table's division, and what is borrowed under it."""
+        fields, pools = self.schema.values["pools"].fields, self.map("pools")
+        pools.store_word(write.table, write.own, fields["own"].offset)
+        pools.store_word(write.table, write.limit, fields["limit"].offset)
+        pools.store_word(write.table, self.borrowed(write.table), fields["borrowed"].offset)
 
-# --------------------------------------------------------------------------------- attaching
+    def borrowed(self, table: int) -> int:
+        """What the services have of a table beyond their own."""
+        own = self.map("pools").read_word(table, self.schema.values["pools"].fields["own"].offset)
+        offset = self.schema.values["shares"].fields[TABLES[table]].offset
+        shares = self.map("shares")
+        used = (shares.read_word(i, offset) for i in self.state.book.service_generations)
+        return sum(max(count - own, 0) for count in used)
 
-
-def attach(
-    where: Folders,
-    net: Network,
-    interfaces: tuple[str, ...],
-    config: Config | None,
-    mode: str,
-    *,
-    build: Build | None = None,
-    force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Attaches interfaces, loading everything first where nothing runs yet.
-
-    Raises an LvsxdpError that names the step; then the machine is as it was.
-    """
-    links = [net.link(name) for name in interfaces]
-    running = state.read(where) is not None and where.pins.is_dir()
-    for link in links:
-        _refuse_occupied(where, net, link, running, force)
-    if running:
-        with Balancer.open(where) as balancer:
-            if config is not None:
-                balancer.apply(changes.follow(balancer.state.config, config), net)
-            _attach_links(balancer, net, links, mode, force, say)
-        return
-    wanted = config or Config()
-    with _loaded(where, wanted, _with_room(build or Build(), net)) as balancer:
-        balancer.apply(wanted, net, first=True)
-        _attach_links(balancer, net, links, mode, force, say)
-
-
-def _with_room(build: Build, net: Network) -> Build:
-    """The build with a table for twice the interface indices that are in use."""
-    highest = max(link.index for link in net.links())
-    room = max(LEAST_INTERFACES, 1 << (2 * highest).bit_length())
-    return dataclasses.replace(build, defines={"INTERFACE_CAPACITY": room, **build.defines})
-
-
-def _refuse_occupied(where: Folders, net: Network, link: Link, running: bool, force: bool) -> None:
-    """Refuses an interface that is attached already or that another program occupies."""
-    known = state.read(where) if running else None
-    if known and any(a.ifindex == link.index for a in known.attachments):
-        raise ConflictError(f"{link.name} is attached already (lvsxdp status)")
-    if force:
-        return
-    if link.program:
-        name = maps.program_name(link.program)
-        raise ConflictError(
-            f"{link.name} has an XDP program already: {name}, id {link.program} "
-            "(--force replaces it)"
-        )
-    other = net.tc_program(link)
-    if other:
-        raise ConflictError(
-            f"{link.name} has a tc filter at priority {network.TC_PRIORITY} already: "
-            f"{other[1]}, id {other[0]} (--force replaces it)"
-        )
-
-
-@contextlib.contextmanager
-def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
-    """A balancer with everything loaded and pinned; unloaded again if the caller fails."""
-    _require_bpf_file_system(where.pins.parent.parent)
-    temporary = where.pins.with_name(f"{where.pins.name}{UNFINISHED}")
-    _remove_pins(temporary)
-    _remove_pins(where.pins)
-    temporary.mkdir(parents=True)
-    try:
-        described = _load(temporary, config, build)
-        temporary.rename(where.pins)
-        # capacity belongs to the load, all else is still to be applied
-        balancer = Balancer(where, State(Config(), Book(), [], described))
-        with balancer:
-            yield balancer
-    except BaseException:
-        _remove_pins(temporary)
-        _remove_pins(where.pins)
-        shutil.rmtree(where.files, ignore_errors=True)
-        raise
-
-
-def _require_bpf_file_system(mount: Path) -> None:
-    if not network.is_bpf_file_system(mount):
-        raise DatapathError(
-            f"{mount} is no bpf file system: mount -t bpf bpf {mount} "
-            "(in a namespace use lvsxdp --netns NAME)"
-        )
-
-
-def _defines(config: Config, build: Build) -> dict[str, object]:
-    capacity = config.capacity
-    return {
-        "HZ": jiffies_per_second(),
-        "CONNECTION_CAPACITY": capacity.connections,
-        "PERSISTENCE_CAPACITY": capacity.persistence,
-        "SERVICE_CAPACITY": capacity.services,
-        "BACKEND_CAPACITY": capacity.backends,
-        **build.defines,
-    }
-
-
-def _load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
-    """Compiles and loads everything and pins it in `pins`; what the compiler said of the maps."""
-    from lvsxdp import compiler
-
-    defines = _defines(config, build)
-    header = ((build.folder or compiler.sources()) / "types.h").read_text()
-    enums = records.enums_of(header)
-    origin: dict[str, Any] = {"cache": build.cache, "folder": build.folder}
-    fresh = compiler.Module("lvsxdp.c", {**defines, "HOOK_XDP": 1}, **origin)
-    described = fresh.tables()
-    for name in described:
-        if name not in PRIVATE_TABLES:
-            maps.pin(fresh.table_descriptor(name), pins / name)
-    _load_hook(fresh, "xdp", pins, enums)
-    bound = {**origin, "pins": pins}
-    tc = compiler.Module("lvsxdp.c", {**defines, "HOOK_TC": 1}, **bound)
-    _load_hook(tc, "tc", pins, enums)
-    control = compiler.Module("control.c", {**defines, "HOOK_XDP": 1}, **bound)
-    for name, loaded in compiler.load_all(
-        control, ("read_clock", "reap"), maps.ProgramType.XDP
-    ).items():
-        maps.pin(loaded, pins / name)
-        os.close(loaded)
-    for module in (fresh, tc, control):
-        module.close()
-    public = {name: table for name, table in described.items() if name not in PRIVATE_TABLES}
-    return {"tables": public, "enums": enums, "hz": defines["HZ"]}
-
-
-def _load_hook(module: Any, hook: str, pins: Path, enums: Mapping[str, Mapping[str, int]]) -> None:
-    """Loads one hook's programs, fills its program array, and pins both."""
-    from lvsxdp import compiler
-
-    schedulers = enums["scheduler"]
-    functions = (*STEPS, *(f"scheduler_{name}" for name in schedulers))
-    loaded = compiler.load_all(module, functions, HOOKS[hook])
-    places = enums["program"]
-    array = Map(os.dup(module.table_descriptor("programs")))
-    indices = {"new_connection": places["new"], "connect_backend": places["connect"]}
-    indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
-    for function, index in indices.items():
-        array.update(records.number(index), records.number(loaded[function]))
-    maps.pin(array.descriptor, pins / f"{hook}_programs")
-    maps.pin(loaded["entry"], pins / f"{hook}_entry")
-    array.close()
-    for descriptor in loaded.values():
-        os.close(descriptor)
-
-
-def _remove_pins(folder: Path) -> None:
-    """Removes a folder of pins; what nothing else holds is freed by the kernel."""
-    if not folder.is_dir():
-        return
-    for pinned in folder.iterdir():
-        pinned.unlink()
-    folder.rmdir()
-
-
-def _attach_links(
-    balancer: Balancer,
-    net: Network,
-    links: list[Link],
-    mode: str,
-    force: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Attaches each link, or none of them."""
-    before = list(balancer.state.attachments)
-    done: list[Attachment] = []
-    try:
-        for link in links:
-            done.append(_attach_link(balancer, net, link, mode, force, say))
-            balancer.state.attachments = [*before, *done]
-            balancer.refresh_network(net)
-        state.write(balancer.where, balancer.state)
-    except BaseException:
-        for attached in done:
-            _detach_link(balancer, net, attached)
-        balancer.state.attachments = before
-        balancer.refresh_network(net)
-        raise
-
-
-def _attach_link(
-    balancer: Balancer,
-    net: Network,
-    link: Link,
-    mode: str,
-    force: bool,
-    say: Callable[[str], None],
-) -> Attachment:
-    if link.index >= balancer.map("interfaces").capacity:
-        raise DatapathError(
-            f"{link.name} has index {link.index}, beyond the table made when lvsxdp was loaded: "
-            "detach --all, then attach again"
-        )
-    if force and net.tc_program(link):
-        net.detach_tc(link)
-    tc = balancer.program("tc_entry")
-    try:
-        made = net.attach_tc(link, tc)
-    finally:
-        os.close(tc)
-    try:
-        used, program = _attach_xdp(balancer, net, link, mode, force, say)
-    except LvsxdpError:
-        net.detach_tc(link)
-        if made:
-            net.remove_clsact(link)
-        raise
-    return Attachment(link.name, link.index, used, program, made)
-
-
-def _attach_xdp(
-    balancer: Balancer,
-    net: Network,
-    link: Link,
-    mode: str,
-    force: bool,
-    say: Callable[[str], None],
-) -> tuple[str, int]:
-    """The mode that was taken and the id of the program that serves in it."""
-    entry = balancer.program("tc_entry" if mode == "tc" else "xdp_entry")
-    try:
-        program = maps.program_info(entry)[0]
-        for choice in ("native", "generic") if mode == "auto" else (mode,):
-            if choice == "tc":
-                return choice, program
-            try:
-                net.attach_xdp(link, entry, choice, force=force)
-                return choice, program
-            except DatapathError as err:
-                if mode != "auto":
-                    raise
-                say(f"{link.name}: {err}")
-    finally:
-        os.close(entry)
-    say(f"{link.name}: XDP is not possible here, tc serves")
-    return _attach_xdp(balancer, net, link, "tc", force, say)
-
-
-# --------------------------------------------------------------------------------- detaching
-
-
-def _detach_link(balancer: Balancer, net: Network, attached: Attachment) -> None:
-    """Takes off what was attached, where it is still there and still ours."""
-    link = next((found for found in net.links() if found.index == attached.ifindex), None)
-    if link is None:
-        return
-    if attached.mode != "tc" and link.program == attached.program:
-        entry = balancer.program("xdp_entry")
+    def heal(self, name: str, index: int, word: int, change: int) -> None:
+        """Adds to one word of an entry of loads, shares or pools, as packets do."""
+        descriptor = self.program("heal")
+        number = self.schema.enums["healed"][name]
         try:
-            net.detach_xdp(link, attached.mode, entry)
+            packet = struct.pack("<4IQ", number, index, word, 0, change % 2**64).ljust(64, b"\0")
+            maps.run_program(descriptor, packet)
         finally:
-            os.close(entry)
-    tc = balancer.program("tc_entry")
-    ours = maps.program_info(tc)[0]
-    os.close(tc)
-    if (net.tc_program(link) or (0, ""))[0] == ours:
-        net.detach_tc(link)
-    if attached.made_clsact:
-        net.remove_clsact(link)
+            os.close(descriptor)
 
+    def evict(self, service: int) -> int:
+        """Removes every entry of a service id; how many."""
+        return sum(self.sweep(table, service + 1) for table in TABLES)
 
-def detach(where: Folders, net: Network, interfaces: tuple[str, ...]) -> None:
-    """Detaches these interfaces; tables and configuration stay."""
-    with Balancer.open(where) as balancer:
-        known = {a.interface: a for a in balancer.state.attachments}
-        for name in interfaces:
-            if name not in known:
-                raise NotFoundError(f"{name} is not attached ({', '.join(known) or 'none is'})")
-        for name in interfaces:
-            _detach_link(balancer, net, known.pop(name))
-        balancer.state.attachments = list(known.values())
-        balancer.refresh_network(net)
-        state.write(where, balancer.state)
+    def sweep(self, table: str, evict: int = 0) -> int:
+        """Removes every expired entry of a table and counts the others anew; how many it removed.
 
-
-def detach_all(where: Folders, net: Network) -> None:
-    """Detaches everything and removes tables, pins and files."""
-    with Balancer.open(where) as balancer:
-        for attached in balancer.state.attachments:
-            _detach_link(balancer, net, attached)
-    _remove_pins(where.pins)
-    shutil.rmtree(where.files, ignore_errors=True)
-
-
-def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:
-    """Cookies of namespaces that are gone but whose pins or files are left."""
-    names = {path.name for root in (pins, files) if root.is_dir() for path in root.iterdir()}
-    known = {name.removesuffix(UNFINISHED) for name in names}
-    return sorted(filter(str.isdigit, known - _live_cookies())) if known else []
-
-
-def _live_cookies() -> set[str]:
-    """Cookies of every namespace that has a name or a process."""
-    found: dict[tuple[int, int], Path] = {}
-    for path in [*Path("/run/netns").glob("*"), *Path("/proc").glob("[0-9]*/ns/net")]:
-        with contextlib.suppress(OSError):
-            seen = path.stat()
-            found[seen.st_dev, seen.st_ino] = path
-    alive = {str(network.namespace_cookie())}
-    for path in found.values():
-        with contextlib.suppress(LvsxdpError):
-            alive.add(str(network.cookie_of(path)))
-    return alive
-
-
-def remove_stale(cookies: list[str], pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> None:
-    """Removes what belonged to namespaces that are gone."""
-    for cookie in cookies:
-        _remove_pins(pins / cookie)
-        _remove_pins(pins / f"{cookie}{UNFINISHED}")
-        shutil.rmtree(files / cookie, ignore_errors=True)
+        The counts go to `recounts` and `share_recounts`, and what connections are about to the
+        filter's second half.  `evict`, a service id + 1, removes that service's entries instead.
+        """
+        descriptor, slots = self.program(f"sweep_{table}"), self.map(table).capacity
+        try:
+            packet = struct.pack("<3I", 0, 0, evict).ljust(64, b"\0")
+            run = maps.run_program(descriptor, packet, repeat=max(slots // SWEEP_STEP, 1))
+        finally:
+            os.close(descriptor)
+        return int(struct.unpack_from("<I", run.data, 4)[0])

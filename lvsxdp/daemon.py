@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from lvsxdp import ageing, state
-from lvsxdp.ageing import Load
+from lvsxdp.ageing import Count
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
 from lvsxdp.state import Folders
@@ -23,7 +23,7 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
         signal.signal(number, lambda *_: stop.set())
     Balancer.open(where).close()
     say(f"event=started interval={interval:g}")
-    drift: dict[int, Load] = {}
+    drift: dict[Count, int] = {}
     while not stop.wait(interval):
         try:
             drift = _sweep_once(where, drift, say)
@@ -33,8 +33,8 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
 
 
 def _sweep_once(
-    where: Folders, drift: dict[int, Load], say: Callable[[str], None]
-) -> dict[int, Load]:
+    where: Folders, drift: dict[Count, int], say: Callable[[str], None]
+) -> dict[Count, int]:
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
         done = ageing.sweep(balancer, drift)
         (where.files / "last_sweep").write_text(f"{time.time():.1f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import enum
@@ -271,7 +272,9 @@ class Map:
     def close(self) -> None:
         """Closes the descriptor; the map lives on where it is pinned."""
         if self._mapping is not None:
-            self._mapping.close()
+            # a view that is still in use keeps the mapping until it goes
+            with contextlib.suppress(BufferError):
+                self._mapping.close()
         os.close(self.descriptor)
 
     def look_up(self, key: bytes) -> bytes | None:
@@ -337,6 +340,14 @@ class Map:
         """Stores a 64-bit word of a mapped array with one write, so that it is seen whole."""
         place = index * self._row() + offset
         ctypes.c_uint64.from_buffer(self._map(), place).value = value
+
+    def memory(self) -> mmap.mmap:
+        """A mapped array's whole memory, as the programs see it; views of it end before close()."""
+        return self._map()
+
+    def clear(self) -> None:
+        """Zeroes a mapped array."""
+        self._map()[: self._row() * self.capacity] = bytes(self._row() * self.capacity)
 
     def _row(self) -> int:
         return -(-self.value_size // 8) * 8

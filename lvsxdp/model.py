@@ -197,10 +197,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many entries each table holds; a change needs a new attach."""
+    """How many entries each table holds, 0 for as many as the memory suggests.
 
-    connections: int = 262144
-    persistence: int = 262144
+    A change needs a new attach.
+    """
+
+    connections: int = 0
+    persistence: int = 0
     services: int = 1024
     backends: int = 4096
 

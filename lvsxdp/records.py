@@ -58,7 +58,10 @@ def _numbers(value: int | Sequence[int], field: Field) -> bytes:
 
 
 def layout_of(description: object) -> Layout:
-    """The layout that a BCC description stands for; DatapathError where padding is implicit."""
+    """The layout that a BCC description stands for; DatapathError where padding is implicit.
+
+    The fields of a struct inside the struct stand among its own.
+    """
     if isinstance(description, str):
         size = _size(description)
         return Layout(size, {"value": Field(0, size, 1)})
@@ -72,7 +75,11 @@ def layout_of(description: object) -> Layout:
             raise DatapathError(f"struct {description[0]} has implicit padding before {name}")
         count = int(part[2][0]) if len(part) > 2 else 1
         size = layout_of(kind).size if isinstance(kind, list) else _size(kind)
-        fields[name] = Field(offset, size, count)
+        if isinstance(kind, list) and count == 1:
+            inner = layout_of(kind).fields
+            fields |= {n: Field(offset + f.offset, f.size, f.count) for n, f in inner.items()}
+        else:
+            fields[name] = Field(offset, size, count)
         offset += size * count
     return Layout(offset, fields)
 

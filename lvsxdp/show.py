@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lvsxdp import records
-from lvsxdp.model import Address, Expiry, Service
+from lvsxdp.model import Service
 from lvsxdp.state import State
-from lvsxdp.tables import Schema
 
 Row = dict[str, Any]
-REARM = 60
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 0: "ip"}
 
 
 def as_json(value: object) -> str:
@@ -61,94 +57,14 @@ class Names:
             for name, backend in place.backends.items():
                 self._backends[backend.id, backend.generation] = name
 
+    def service(self, identity: int) -> str | None:
+        """The service's name, None where it has been removed."""
+        found = self.services.get(identity)
+        return str(found) if found else None
+
     def backend(self, reference: int) -> str | None:
         """The backend's name, None where it has been removed."""
         return self._backends.get((reference & 0xFFFFFFFF, reference >> 32))
-
-
-def _address(octets: bytes) -> Address:
-    return ipaddress.ip_address(octets)
-
-
-def _endpoint(address: Address, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-
-
-def _port(octets: bytes) -> int:
-    return int.from_bytes(octets, "big")
-
-
-def connection_rows(
-    schema: Schema, names: Names, table: str, entries: Iterator[tuple[bytes, bytes]], now: int
-) -> Iterator[Row]:
-    """One row a live connection: who, what, where, state, and seconds until it ends."""
-    key, value = schema.keys[table], schema.values[table]
-    states = {number: name for name, number in schema.enums["state"].items()}
-    for raw_key, raw in entries:
-        left = value.number(raw, "expires") - now
-        state = value.number(raw, "word") & 0xFF
-        if left <= 0 or states.get(state) == "dead":
-            continue
-        service = names.services.get(value.number(raw, "service"))
-        client = _address(key.octets(raw_key, "client"))
-        virtual = _address(key.octets(raw_key, "virtual"))
-        yield {
-            "service": str(service) if service else None,
-            "protocol": PROTOCOLS.get(key.number(raw_key, "protocol"), "?"),
-            "client": _endpoint(client, _port(key.octets(raw_key, "client_port"))),
-            "virtual": _endpoint(virtual, _port(key.octets(raw_key, "virtual_port"))),
-            "backend": names.backend(value.number(raw, "backend")),
-            "state": states.get(state, "?").upper(),
-            "expires_in": round(left / schema.hz, 1),
-            "mark": value.number(raw, "mark"),
-        }
-
-
-def persistence_rows(
-    schema: Schema, names: Names, table: str, entries: Iterator[tuple[bytes, bytes]], now: int
-) -> Iterator[Row]:
-    """One row a live persistence entry."""
-    key, value = schema.keys[table], schema.values[table]
-    for raw_key, raw in entries:
-        service = names.services.get(value.number(raw, "service"))
-        left = _left(schema, service, raw, table, now)
-        if left <= 0:
-            continue
-        yield {
-            "service": str(service) if service else None,
-            "client": _network(_address(key.octets(raw_key, "client")), service),
-            "backend": names.backend(value.number(raw, "backend")),
-            "expires_in": round(left / schema.hz, 1),
-            "connections": value.number(raw, "connections"),
-        }
-
-
-def _left(schema: Schema, service: Service | None, raw: bytes, table: str, now: int) -> int:
-    """Jiffies until the entry's timer ends: IPVS re-arms it for 60 s while connections live."""
-    layout = schema.values[table]
-    expires = layout.number(raw, "expires")
-    if not expires or now < expires:
-        return expires - now if expires else 0
-    strict = service and service.persistence and service.persistence.expiry is Expiry.STRICT
-    held = layout.number(raw, "inactive_until")
-    if layout.number(raw, "active"):
-        held = max(held, layout.number(raw, "active_until"))
-    rearm = REARM * schema.hz
-    end = expires + -(-(held - expires) // rearm) * rearm if held > expires else expires
-    if strict or now >= end:
-        return 0
-    return rearm - (now - expires) % rearm
-
-
-def _network(client: Address, service: Service | None) -> str:
-    """The client, with its prefix or mask where it stands for a network."""
-    mask = service.persistence.netmask if service and service.persistence else None
-    if mask is None or int(mask) == 2**mask.max_prefixlen - 1:
-        return str(client)
-    bits = bin(int(mask))[2:].rjust(mask.max_prefixlen, "0")
-    if "01" in bits:
-        return f"{client}/{mask}"
-    return f"{client}/{bits.count('1')}"
 
 
 def mark_rows(state: State) -> list[Row]:

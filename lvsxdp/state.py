@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from lvsxdp import records, snapshot
 from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config
 from lvsxdp.tables import BackendPlace, Book, Schema, ServicePlace
 
@@ -50,6 +51,7 @@ class State:
             values={name: records.layout_of(table["value"]) for name, table in tables.items()},
             enums=self.described["enums"],
             hz=self.described["hz"],
+            hashing=Hashing(tuple(self.described["hash_keys"]), self.described["filter_bits"]),
         )
 
 
@@ -126,6 +128,7 @@ def _book_from(plain: dict[str, Any]) -> Book:
         service_generations={int(k): v for k, v in plain["service_generations"].items()},
         backend_generations={int(k): v for k, v in plain["backend_generations"].items()},
         mark_generation=plain["mark_generation"],
+        epoch=plain["epoch"],
     )
 
 

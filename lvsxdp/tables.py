@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
-from lvsxdp import marks, records, scheduling
+from lvsxdp import filtering, marks, records, scheduling
 from lvsxdp.errors import ConfigError, ConflictError
+from lvsxdp.filtering import Hashing
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
@@ -14,6 +15,7 @@ from lvsxdp.model import (
     Backend,
     Config,
     Expiry,
+    Family,
     MarkKey,
     Network,
     Scheduler,
@@ -28,6 +30,14 @@ SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
 PROTOCOL_BITS = {"tcp": 1, "udp": 2, "sctp": 4}
 FULL = 2**64 - 1
+
+
+# Seconds, by state: IPVS's table of TCP timeouts, and UDP's.
+TIMEOUTS = {
+    **{"none": 2, "established": 900, "syn_sent": 120, "syn_recv": 60, "fin_wait": 120},
+    **{"time_wait": 120, "close": 10, "close_wait": 60, "last_ack": 30, "listen": 120},
+    **{"synack": 120, "udp": 300},
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +67,39 @@ class Store:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Raise:
+    """Set bits of one 64-bit word of a mapped array."""
+
+    table: str
+    index: int
+    bits: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fill:
+    """Set all bits of the first words of a mapped array."""
+
+    table: str
+    words: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evict:
+    """Remove every entry that a service id had in the tables before."""
+
+    service: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Divide:
+    """Say what of a table is each service's own, and how much they may share beyond that."""
+
+    table: int
+    own: int
+    limit: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Reset:
     """Set all CPUs' values of one entry to 0."""
 
@@ -69,17 +112,18 @@ class Grace:
     """Wait until no program runs that may have read what the switch replaced."""
 
 
-Write = Update | Delete | Store | Reset | Grace
+Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Schema:
-    """What the compiled C says: layouts of keys and values, enums, and jiffies a second."""
+    """What was compiled: layouts of keys and values, enums, jiffies a second, hash numbers."""
 
     keys: Mapping[str, Layout]
     values: Mapping[str, Layout]
     enums: Mapping[str, Mapping[str, int]]
     hz: int
+    hashing: Hashing
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,6 +155,7 @@ class Book:
     service_generations: dict[int, int] = dataclasses.field(default_factory=dict)
     backend_generations: dict[int, int] = dataclasses.field(default_factory=dict)
     mark_generation: int = 0
+    epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -268,7 +313,7 @@ class _Change:
                 continue
             place = places[str(backend)]
             key = records.number(place.id)
-            for table in ("loads", "nexthop_probes", "nexthops", "backend_counters"):
+            for table in ("loads", "nexthop_probes", "lanes"):
                 self.prepare.append(Reset(table, key))
             row = self.schema.values["backends"].encode(
                 word=place.generation << 32 | backend_flags(self.schema, backend),
@@ -339,8 +384,21 @@ class _Change:
         )
 
 
+def _fresh_service(change: _Change) -> int:
+    """An id that no service ever had, or else one whose entries are removed first."""
+    capacity = change.config.capacity.services
+    used = {*change.taken.services, *change.book.service_generations}
+    if len(used) < capacity:
+        identity = _free(used, capacity, "services")
+        change.taken.services.add(identity)
+        return identity
+    identity = _free(change.taken.services, capacity, "services")
+    change.prepare.append(Evict(identity))
+    return identity
+
+
 def _add_service(change: _Change, service: Service) -> None:
-    identity = _free(change.taken.services, change.config.capacity.services, "services")
+    identity = _fresh_service(change)
     members = scheduling.members_of(service.backends)
     backends = change.place_backends(service, None)
     place = change.new_version(service, identity, backends, len(members))
@@ -350,7 +408,8 @@ def _add_service(change: _Change, service: Service) -> None:
     cursor = scheduling.next_cursor(service.scheduler, (), members, Cursor())
     change.write_version(service, place, members, cursor)
     key = service_keys(change.schema, service)
-    change.finish.append(Update("services", key, records.number(identity)))
+    # before the epoch: nobody may remember under the new one that there is no such service
+    change.switch.append(Update("services", key, records.number(identity)))
 
 
 def _edit_service(change: _Change, old: Service, new: Service) -> None:
@@ -399,9 +458,15 @@ def _mark_writes(
         row = _ordered_row(schema, rule, host)
         yield "prepare", Update("mark_rules", records.number(offset + index), row)
     word = generation | offset << 16 | len(after.ordered) << 32 | bool(after.exact) << 48
+    word |= all(map(_is_by_target, after.ordered)) << 49
     yield "switch", Store("switches", schema.enums["switch_word"]["marks"], word)
     for exact in before.exact:
         yield "finish", Delete("mark_exact", _exact_key(schema, exact, last))
+
+
+def _is_by_target(rule: marks.OrderedRule) -> bool:
+    """Looks at nothing but destination address, port and protocol."""
+    return rule.source is None and not (rule.source_mac or rule.interface or rule.vlan is not None)
 
 
 def _exact_key(schema: Schema, exact: marks.ExactKey, generation: int) -> bytes:
@@ -492,7 +557,61 @@ def plan(
     if first or old.marks != new.marks:
         for stage, write in _mark_writes(schema, book, old, new, host):
             stages[stage].append(write)
-    return [*_settings_writes(schema, old, new, first), *_ordered(change, new, old, schema)]
+    settings = _settings_writes(schema, old, new, first)
+    times = _timeout_writes(schema) if first else []
+    times += _divide_writes(schema, old, new, first)
+    return [
+        *times,
+        *_filter_writes(schema, old, new),
+        *settings,
+        *_ordered(change, new, old, schema),
+    ]
+
+
+def _divide_writes(schema: Schema, old: Config, new: Config, first: bool) -> list[Write]:
+    """Half of each table belongs to its services in equal parts, the rest to whoever comes first.
+
+    The parts change only as the number of services passes a power of two.
+    """
+    found: list[Write] = []
+    for name, number in schema.enums["table"].items():
+        before, after = (_division(name, config) for config in (old, new))
+        if first or before != after:
+            found.append(Divide(number, *after))
+    return found
+
+
+def _division(table: str, config: Config) -> tuple[int, int]:
+    """What is each service's own in a table of TABLES, and what all may have beyond it."""
+    family = Family.IPV6 if table.endswith("6") else Family.IPV4
+    count = sum(service.family is family for service in config.services)
+    of = config.capacity
+    entries = of.connections if table.startswith("connections") else of.persistence
+    own = entries // (2 << (count - 1).bit_length()) if count else 0
+    return own, entries - own * count
+
+
+def timeouts(schema: Schema) -> dict[int, int]:
+    """State -> jiffies that a connection lives in it without a packet; IPVS's own times."""
+    return {schema.enums["state"][name]: t * schema.hz for name, t in TIMEOUTS.items()}
+
+
+def _filter_writes(schema: Schema, old: Config, new: Config) -> list[Write]:
+    """Bits of the filter that the old configuration had not set."""
+    if [s.key for s in old.services] == [s.key for s in new.services] and old.marks == new.marks:
+        return []
+    before, after = (filtering.words(schema.hashing, config) for config in (old, new))
+    if after is None:
+        return [Fill("filter", 2**schema.hashing.filter_bits // filtering.WORD)]
+    known = before or {}
+    return [Raise("filter", i, bits) for i, bits in after.items() if bits & ~known.get(i, 0)]
+
+
+def _timeout_writes(schema: Schema) -> list[Write]:
+    return [
+        Update("timeouts", records.number(state), records.number(jiffies))
+        for state, jiffies in timeouts(schema).items()
+    ]
 
 
 def _settings_writes(schema: Schema, old: Config, new: Config, first: bool) -> list[Write]:
@@ -511,5 +630,9 @@ def _ordered(change: _Change, new: Config, old: Config, schema: Schema) -> list[
     last: list[Write] = []
     if word != both:
         last.append(Store("switches", schema.enums["switch_word"]["settings"], word))
-    grace = [Grace()] if change.switch else []
+    grace: list[Write] = []
+    if change.switch:
+        change.book.epoch += 1
+        epoch = schema.enums["switch_word"]["epoch"]
+        grace = [Store("switches", epoch, change.book.epoch), Grace()]
     return [*change.prepare, *change.switch, *grace, *change.finish, *last]

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import ipaddress
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 
-from lvsxdp import network, show
+from lvsxdp import entries, network, show
 from lvsxdp.controller import Balancer
+from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
 from lvsxdp.network import Network
 from lvsxdp.show import Names, Row
 
 CONNECTIONS = ("connections4", "connections6")
 PERSISTENCE = ("persistence4", "persistence6")
+NEARLY_FULL = 80  # per cent
 
 
-def connections(balancer: Balancer) -> Iterator[Row]:
-    """Every live connection."""
+def connections(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
+    """Every live connection, as a row of entries.CONNECTION."""
     now, names = balancer.clock(), Names(balancer.state)
-    return itertools.chain.from_iterable(
-        show.connection_rows(balancer.schema, names, table, balancer.map(table).items(), now)
-        for table in CONNECTIONS
-    )
+    for table in CONNECTIONS:
+        memory = balancer.map(table).memory()
+        yield from entries.connections(balancer.schema, names, table, memory, now, wanted)
 
 
-def persistence(balancer: Balancer) -> Iterator[Row]:
-    """Every live persistence entry."""
+def persistence(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
+    """Every live persistence entry, as a row of entries.PERSISTENCE."""
     now, names = balancer.clock(), Names(balancer.state)
-    return itertools.chain.from_iterable(
-        show.persistence_rows(balancer.schema, names, table, balancer.map(table).items(), now)
-        for table in PERSISTENCE
-    )
+    for table in PERSISTENCE:
+        memory = balancer.map(table).memory()
+        yield from entries.persistence(balancer.schema, names, table, memory, now, wanted)
 
 
 def services(balancer: Balancer) -> list[Row]:
@@ -46,9 +45,7 @@ def services(balancer: Balancer) -> list[Row]:
 
 def backends(balancer: Balancer, net: Network, only: Service | None = None) -> list[Row]:
     """Every backend of one service or of all: state, load, counters and road."""
-    bound: Counter[tuple[str, str]] = Counter()
-    for entry in persistence(balancer):
-        bound[entry["service"], entry["backend"]] += 1
+    bound = Counter((service, backend) for service, _, backend, *_ in persistence(balancer))
     links = {link.index: link for link in net.links()}
     rows = []
     for service in [only] if only else balancer.state.config.services:
@@ -63,7 +60,8 @@ def backends(balancer: Balancer, net: Network, only: Service | None = None) -> l
 def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
     place = balancer.state.book.services[str(service.key)].backends[str(backend)]
     load = balancer.total("loads", place.id)
-    counters = balancer.total("backend_counters", place.id)
+    lane = balancer.total("lanes", place.id)
+    counters = {name: lane[name] for name in ("connections", "packets", "bytes")}
     port = backend.port or getattr(service.key, "port", 0) or None
     state = "draining" if backend.draining else "active" if backend.weight else "quiesced"
     return {
@@ -122,7 +120,19 @@ def status(balancer: Balancer, net: Network) -> Row:
         "tables": [_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE)],
         "reasons": balancer.reasons(),
         "local_addresses": "fib" if _lo_forwarding() else "table",
+        "warnings": _full_tables(balancer),
     }
+
+
+def _full_tables(balancer: Balancer) -> list[str]:
+    """A line for each table that is nearly full, with the remedy."""
+    rows = (_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE))
+    return [
+        f"{row['name']} is {row['used'] * 100 // row['capacity']} % full: raise "
+        f"capacity.{row['name'][:-1]}, then detach --all and attach"
+        for row in rows
+        if row["used"] * 100 >= NEARLY_FULL * row["capacity"]
+    ]
 
 
 def warnings(config: Config, net: Network) -> list[str]:
@@ -166,11 +176,12 @@ def _last_sweep(balancer: Balancer) -> float | None:
 
 
 def _table_row(balancer: Balancer, name: str) -> Row:
-    table = balancer.map(name)
+    memory = balancer.map(name).memory()
+    capacity = balancer.state.config.capacity
     return {
         "name": name,
-        "used": sum(1 for _ in table.items()),
-        "capacity": table.capacity,
+        "used": entries.count(balancer.schema, name, memory, balancer.clock()),
+        "capacity": capacity.connections if name in CONNECTIONS else capacity.persistence,
     }
 
 
@@ -179,24 +190,21 @@ def stranded(balancer: Balancer, service: Service, backend: Backend) -> tuple[in
 
     Connections whose client has closed are not counted, nor entries that a drain has ended.
     """
-    mine = (str(service), str(backend))
+    place = balancer.state.book.services[str(service.key)].backends[str(backend)]
+    mine = Wanted(backend=place.generation << 32 | place.id)
+    state = entries.CONNECTION.index("state")
     open_states = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK", "UDP")
-    live = sum(
-        (row["service"], row["backend"]) == mine and row["state"] in open_states
-        for row in connections(balancer)
-    )
+    live = sum(row[state] in open_states for row in connections(balancer, mine))
     if backend.draining:
         return live, 0
-    kept = sum((row["service"], row["backend"]) == mine for row in persistence(balancer))
-    return live, kept
+    return live, sum(1 for _ in persistence(balancer, mine))
 
 
-def reap_items(
-    balancer: Balancer, tables: tuple[str, ...], service: int | None = None
-) -> Iterator[tuple[str, bytes]]:
-    """Keys of all entries of some tables, of one service or of all, for Balancer.reap."""
+def places(
+    balancer: Balancer, tables: tuple[str, ...], wanted: Wanted = ALL
+) -> Iterator[tuple[str, int, int]]:
+    """Table, place and generation of each wanted entry, for Balancer.reap."""
     for table in tables:
-        layout = balancer.schema.values[table]
-        for key, value in balancer.map(table).items():
-            if service is None or layout.number(value, "service") == service:
-                yield table, key
+        memory = balancer.map(table).memory()
+        for place, generation in entries.places(balancer.schema, table, memory, wanted):
+            yield table, place, generation

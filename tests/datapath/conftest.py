@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lvsxdp import config, controller, network
-from lvsxdp.controller import Balancer, Build
+from lvsxdp import attaching, config, controller, loading, network
+from lvsxdp.controller import Balancer
+from lvsxdp.loading import Build
 from lvsxdp.network import Network
 from tests.datapath.harness import (
     NAMESPACE,
@@ -36,12 +37,12 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
                 for sysctl in controller.SYSCTLS:
                     network.set_sysctl(sysctl, "1")
                 build = Build(defines={"TEST_CLOCK": 1}, cache=Path(cache))
-                controller.attach(where, net, ("lb0", "lb1"), small, "native", build=build)
+                attaching.attach(where, net, ("lb0", "lb1"), small, "native", build=build)
                 with Balancer.open(where) as balancer:
                     yield Datapath(balancer, net)
-                controller.detach_all(where, net)
+                attaching.detach_all(where, net)
         finally:
-            controller._remove_pins(where.pins)
+            loading.remove_pins(where.pins)
             shutil.rmtree(where.files, ignore_errors=True)
             remove_namespace()
             os.sched_setaffinity(0, range(os.cpu_count() or 1))

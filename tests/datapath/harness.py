@@ -14,9 +14,9 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from lvsxdp import config, maps, network, records, views
+from lvsxdp import config, entries, maps, network, records, views
 from lvsxdp.controller import Balancer
-from lvsxdp.model import Config
+from lvsxdp.model import Capacity, Config
 from lvsxdp.network import Network
 
 NAMESPACE = "lvxtest"
@@ -117,6 +117,7 @@ class Datapath:
     clock: int = 0
 
     def __post_init__(self) -> None:
+        self.capacity: Capacity = self.balancer.state.config.capacity
         links = {link.name: link for link in self.net.links()}
         self.ifindex = {name: link.index for name, link in links.items()}
         self.mac = {name: link.mac for name, link in links.items()}
@@ -126,7 +127,7 @@ class Datapath:
 
     def apply(self, text: str) -> Config:
         """Brings the balancer to a configuration, and its backends' next hops to confirmed."""
-        loaded, _ = config.load(text)
+        loaded = dataclasses.replace(config.load(text)[0], capacity=self.capacity)
         self.balancer.apply(loaded, self.net)
         self.confirm()
         return loaded
@@ -140,9 +141,9 @@ class Datapath:
 
     def clear(self) -> None:
         """Nothing configured, no entries, nothing counted."""
-        self.balancer.apply(Config(), self.net)
+        self.balancer.apply(Config(capacity=self.capacity), self.net)
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
-        self.balancer.reap(iter(list(views.reap_items(self.balancer, tables))), force=True)
+        self.balancer.reap(views.places(self.balancer, tables), force=True)
         reasons = self.balancer.map("reasons")
         for number in range(reasons.capacity):
             reasons.update(records.number(number), bytes(reasons.stride * reasons.cpus))
@@ -225,11 +226,13 @@ class Datapath:
 
     def connections(self) -> list[dict[str, Any]]:
         """What `connection list` shows."""
-        return list(views.connections(self.balancer))
+        rows = views.connections(self.balancer)
+        return [dict(entries.as_row(entries.CONNECTION, row)) for row in rows]
 
     def persistence(self) -> list[dict[str, Any]]:
         """What `persistence list` shows."""
-        return list(views.persistence(self.balancer))
+        rows = views.persistence(self.balancer)
+        return [dict(entries.as_row(entries.PERSISTENCE, row)) for row in rows]
 
     def backends(self) -> dict[str, dict[str, Any]]:
         """What `backend list` shows, by address."""

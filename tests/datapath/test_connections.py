@@ -47,8 +47,7 @@ def counted(row: dict[str, Any]) -> tuple[int, int, int]:
 def reap(datapath: Datapath) -> int:
     """Removes what has expired; how many there were."""
     tables = (*views.CONNECTIONS, *views.PERSISTENCE)
-    items = list(views.reap_items(datapath.balancer, tables))
-    return datapath.balancer.reap(iter(items), force=False)
+    return datapath.balancer.reap(views.places(datapath.balancer, tables), force=False)
 
 
 # --------------------------------------------------------------------------------------- states
@@ -341,9 +340,10 @@ def test_a_count_that_is_wrong_is_mended_by_the_second_sweep_that_sees_it(
     play(datapath, ["S"])
     spoiled = spoil(datapath, C, active, total)
     first = ageing.sweep(datapath.balancer, {})
-    assert (list(first.drift), first.healed, first.removed) == ([spoiled], 0, 0)
+    assert ({key[:2] for key in first.drift}, first.healed) == ({("loads", spoiled)}, 0)
+    assert first.removed == 0
     second = ageing.sweep(datapath.balancer, first.drift)
-    assert (second.drift, second.healed) == (first.drift, 1)
+    assert (second.drift, second.healed) == (first.drift, len(first.drift))
     assert carried(datapath, C) == (1, 0)
     assert ageing.sweep(datapath.balancer, second.drift).drift == {}
 
@@ -354,7 +354,7 @@ def test_a_sweep_leaves_alone_a_count_that_differs_otherwise_than_before(
     datapath.apply(WEB)
     spoil(datapath, C, 5, 9)
     first = ageing.sweep(datapath.balancer, {})
-    spoil(datapath, C, 4, 9)
+    spoil(datapath, C, 4, 8)
     assert ageing.sweep(datapath.balancer, first.drift).healed == 0
 
 

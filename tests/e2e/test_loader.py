@@ -240,14 +240,14 @@ def test_attach_with_a_file_on_what_runs_keeps_drains_as_apply_does(
 BROKEN = """
 import sys
 from pathlib import Path
-from lvsxdp import controller, network
+from lvsxdp import attaching, controller, loading, network
 from lvsxdp.errors import LvsxdpError
 network.leave_private_mounts()
 network.enter_namespace(sys.argv[1])
 with network.Network() as net:
     try:
-        build = controller.Build(folder=Path(sys.argv[2]))
-        controller.attach(controller.here(), net, ("p0",), None, "auto", build=build)
+        build = loading.Build(folder=Path(sys.argv[2]))
+        attaching.attach(controller.here(), net, ("p0",), None, "auto", build=build)
     except LvsxdpError as err:
         print(type(err).__name__, err)
 """

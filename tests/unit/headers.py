@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from lvsxdp import records
+from lvsxdp.filtering import Hashing
 from lvsxdp.tables import Schema
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,6 +22,10 @@ C_TYPES = {
     "__be32": "unsigned int",
     "u64": "unsigned long long",
 }
+
+
+# any odd numbers will do
+HASHING = Hashing(tuple(0x9E3779B97F4A7C15 * (2 * n + 1) % 2**64 for n in range(14)), 16)
 
 
 def described(kind: str) -> object:
@@ -44,4 +49,5 @@ def schema(hz: int = 250) -> Schema:
         values={name: records.layout_of(described(value)) for _, value, name in tables},
         enums=records.enums_of(TYPES),
         hz=hz,
+        hashing=HASHING,
     )

@@ -13,7 +13,7 @@ from lvsxdp import records
 from lvsxdp.errors import DatapathError
 from lvsxdp.model import Family
 from lvsxdp.records import Field, Layout
-from tests.unit.headers import TYPES, schema
+from tests.unit.headers import TYPES, described, schema
 
 KEY = [
     "key",
@@ -41,10 +41,11 @@ def test_a_struct_has_its_fields_one_after_the_other() -> None:
     )
 
 
-def test_a_struct_inside_a_struct_is_one_field() -> None:
-    outer = ["outer", [["key", KEY], ["table", "unsigned short"]], "struct"]
+def test_the_fields_of_a_struct_inside_a_struct_stand_among_its_own() -> None:
+    inner = ["inner", [["port", "unsigned short"], ["mark", "unsigned short"]], "struct"]
+    outer = ["outer", [["table", "unsigned int"], ["key", inner]], "struct"]
     assert records.layout_of(outer) == Layout(
-        26, {"key": Field(0, 24, 1), "table": Field(24, 2, 1)}
+        8, {"table": Field(0, 4, 1), "port": Field(4, 2, 1), "mark": Field(6, 2, 1)}
     )
 
 
@@ -125,6 +126,27 @@ def test_no_struct_of_a_map_has_a_field_off_its_alignment() -> None:
         loose = [n for n, field in layout.fields.items() if field.offset % field.size]
         widest = max(field.size for field in layout.fields.values())
         assert (name, loose, layout.size % widest) == (name, [], 0)
+
+
+def test_a_slot_is_a_cache_line_or_two() -> None:
+    values = schema().values
+    tables = ("connections4", "persistence4", "connections6", "persistence6")
+    assert [values[table].size for table in tables] == [64, 64, 128, 128]
+
+
+def test_a_slots_word_comes_first_and_its_key_where_struct_slot_says() -> None:
+    values, slot = schema().values, records.layout_of(described("struct slot"))
+    for table in ("connections4", "persistence4", "connections6", "persistence6"):
+        fields = values[table].fields
+        assert fields["word"].offset == slot.fields["word"].offset == 0, table
+        assert fields["client"].offset == slot.fields["key"].offset, table
+
+
+def test_what_one_instruction_reads_or_changes_is_aligned_to_eight_bytes() -> None:
+    for table, layout in schema().values.items():
+        words = {name: f.offset for name, f in layout.fields.items() if f.size == 8}
+        assert [name for name, offset in words.items() if offset % 8] == [], table
+        assert not words or layout.size % 8 == 0, table
 
 
 # ---- byte order ----

@@ -10,6 +10,7 @@ import pytest
 
 from lvsxdp import state
 from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.filtering import Hashing
 from lvsxdp.model import Backend, Config, Family, MarkKey, Service
 from lvsxdp.state import Attachment, Folders, State
 from lvsxdp.tables import BackendPlace, Book, ServicePlace
@@ -25,7 +26,7 @@ def remembered() -> State:
     )
     return State(
         config=Config(interfaces=("eth0",), services=services),
-        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, {4: 6, 9: 1}, 7),
+        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, {4: 6, 9: 1}, 7, 12),
         attachments=[Attachment("eth0", 2, "native", 41, True)],
         described={"tables": {}, "enums": {}, "hz": 250},
     )
@@ -100,9 +101,12 @@ def test_the_schema_is_what_the_compiler_described() -> None:
         "tables": {"loads": {"key": "unsigned int", "value": described("struct load")}},
         "enums": {"family": {"ipv4": 4}},
         "hz": 1000,
+        "hash_keys": [3, 5],
+        "filter_bits": 16,
     }
     assert (kept.schema.keys["loads"].size, kept.schema.values["loads"].size) == (4, 16)
     assert (kept.schema.enums, kept.schema.hz) == ({"family": {"ipv4": 4}}, 1000)
+    assert kept.schema.hashing == Hashing((3, 5), 16)
 
 
 # ---- the lock ----

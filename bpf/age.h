@@ -1,0 +1,115 @@
+/* Ageing: takes expired entries out of the counts, and gives their slots back. */
+
+/* Removes the entry of a slot if its time is up, or by force; tells whether it did. */
+static __always_inline bool age_slot(u32 table, struct slot *slot, u64 word, bool force, u64 now)
+{
+	struct connection *connection = (struct connection *)slot;
+	struct account account = {};
+	u32 service;
+
+	if (!word_is_used(word))
+		return false;
+	if (!force && now < table_end(table, slot, word) + CLAIM_DELAY)
+		return false;
+	if (table_holds_persistence(table)) {
+		service = table_service(table, slot);
+		if (!word_change(&slot->word, word, word_make(0, STATE_DEAD, 0, word)))
+			return false;
+		share_return(table, service);
+		return true;
+	}
+	connection_read(connection, word, &account);
+	return connection_remove(table_is_ipv6(table), connection, &account, now);
+}
+
+/*
+ * A slot whose entry was removed is free again where the next one of the bucket is: no search goes
+ * past it.  Under the lock, so that no insert goes past it meanwhile.
+ */
+static __always_inline void age_tidy(u32 table, u32 place)
+{
+	u64 *lock = table_lock(table, place), word;
+	bool next_is_free = false;
+	struct slot *slot;
+
+	if (!lock)
+		return;
+	slot = table_slot(table, place & ~(BUCKET_SLOTS - 1));
+	next_is_free = slot && !READ_ONCE(slot->word);
+#pragma clang loop unroll(disable)
+	for (u32 step = 1; step <= BUCKET_SLOTS; step++) {
+		slot = table_slot(table, place | (BUCKET_SLOTS - step));
+		if (!slot)
+			break;
+		word = READ_ONCE(slot->word);
+		if (next_is_free && word_state(word) == STATE_DEAD)
+			word = word_change(&slot->word, word, 0) ? 0 : word;
+		next_is_free = !word;
+	}
+	table_unlock(lock);
+}
+
+/* Ages the slot behind the hand, and notes where a round ends. */
+static __always_inline void age_next(u32 table, struct hand *hand, u64 now)
+{
+	u32 place = hand->place++ & (table_slots(table) - 1);
+	struct slot *slot = table_slot(table, place);
+	u64 *round;
+
+	if (slot)
+		age_slot(table, slot, READ_ONCE(slot->word), false, now);
+	if (place != table_slots(table) - 1)
+		return;
+	round = rounds.lookup(&table);
+	if (round)
+		*round = hand->began;
+	hand->began = now;
+}
+
+/* Ages slots behind this CPU's clock hand. */
+static __always_inline void age_behind_hand(u32 table, u64 now)
+{
+	struct hand *hand = hands.lookup(&table);
+
+	if (!hand)
+		return;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < HAND_STEP; i++)
+		age_next(table, hand, now);
+	if (!(hand->place & (BUCKET_SLOTS - 1)))
+		age_tidy(table, (hand->place - BUCKET_SLOTS) & (table_slots(table) - 1));
+}
+
+/* No hand has seen the whole table since ROUND_LIMIT ago. */
+static __always_inline bool age_is_overdue(u32 table, u64 now)
+{
+	u64 *round = rounds.lookup(&table);
+
+	return round && now - *round > ROUND_LIMIT;
+}
+
+/* Ages the whole bucket that this CPU's hand is in. */
+static __always_inline void age_catch_up(u32 table, u64 now)
+{
+	struct hand *hand = hands.lookup(&table);
+
+	if (!hand)
+		return;
+	hand->place &= ~(BUCKET_SLOTS - 1);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < BUCKET_SLOTS; i++)
+		age_next(table, hand, now);
+	age_tidy(table, (hand->place - BUCKET_SLOTS) & (table_slots(table) - 1));
+}
+
+/* One entry of the service in the hash's bucket goes, so that it may have another there. */
+static __always_inline bool age_make_room(u32 table, u32 hash, u32 service, u64 now)
+{
+	struct seat seat = {};
+	struct slot *slot;
+
+	if (!table_seek_victim(table, hash, now, service, &seat))
+		return false;
+	slot = table_slot(table, seat.place);
+	return slot && age_slot(table, slot, seat.word, true, now);
+}

@@ -1,0 +1,53 @@
+/*
+ * Multilinear hashing: a sum of 32-bit parts of the key, each times a random 64-bit number; the
+ * upper half is the hash.  Two keys collide with a probability of 2^-32 for whoever does not know
+ * the numbers, which the loader draws.  The part of the sum that is the virtual end's serves the
+ * filter, too; the control plane computes it alike.
+ */
+
+/* Keys are read as words: a flow4 as two, a flow6 as five, the last of them ports and protocol. */
+static __always_inline u64 hash_halves(u64 word, u64 low, u64 high)
+{
+	return low * (u32)word + high * (word >> 32);
+}
+
+/* The sum over the virtual address alone. */
+static __always_inline u64 hash_virtual4(u64 addresses)
+{
+	return HASH_KEY_0 + HASH_KEY_1 * (addresses >> 32);
+}
+
+static __always_inline u64 hash_virtual6(const u64 *key)
+{
+	u64 sum = HASH_KEY_5 + hash_halves(key[2], HASH_KEY_6, HASH_KEY_7);
+
+	return sum + hash_halves(key[3], HASH_KEY_8, HASH_KEY_9);
+}
+
+/* What virtual port and protocol add to it. */
+static __always_inline u64 hash_target(u64 ports)
+{
+	return HASH_KEY_2 * (ports >> 16);
+}
+
+static __always_inline u64 hash_client4(const u64 *key)
+{
+	return HASH_KEY_3 * (u32)key[0] + HASH_KEY_4 * (key[1] & 0xffff);
+}
+
+static __always_inline u64 hash_client6(const u64 *key)
+{
+	u64 sum = hash_halves(key[0], HASH_KEY_10, HASH_KEY_11);
+
+	return sum + hash_halves(key[1], HASH_KEY_12, HASH_KEY_13) + HASH_KEY_4 * (key[4] & 0xffff);
+}
+
+static __always_inline u32 hash_flow4(const u64 *key)
+{
+	return (hash_virtual4(key[0]) + hash_target(key[1]) + hash_client4(key)) >> 32;
+}
+
+static __always_inline u32 hash_flow6(const u64 *key)
+{
+	return (hash_virtual6(key) + hash_target(key[4]) + hash_client6(key)) >> 32;
+}

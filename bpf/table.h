@@ -1,0 +1,237 @@
+/*
+ * Set-associative tables in arrays.  A hash names a bucket and the slot in it where a search
+ * begins; the search goes round the bucket and ends at a slot that nothing uses.  Searches take no
+ * lock: they read the word, then the key, and whoever acts on what it found changes the word or
+ * reads it again.  A slot's key and body are written only while its word says BUSY.
+ */
+#define TABLE_TAKEN 0
+#define TABLE_FOUND 1
+#define TABLE_FULL 2
+#define RANK_STAYS (~0ULL)
+
+/* A slot that an insert has found or taken. */
+struct seat {
+	u32 place;
+	u64 word; /* as it was */
+};
+
+static __always_inline bool table_is_ipv6(u32 table)
+{
+	return table == TABLE_CONNECTIONS6 || table == TABLE_PERSISTENCE6;
+}
+
+static __always_inline bool table_holds_persistence(u32 table)
+{
+	return table == TABLE_PERSISTENCE4 || table == TABLE_PERSISTENCE6;
+}
+
+static __always_inline u32 table_slots(u32 table)
+{
+	return table_holds_persistence(table) ? PERSISTENCE_SLOTS : CONNECTION_SLOTS;
+}
+
+static __always_inline struct slot *table_slot(u32 table, u32 place)
+{
+	if (table == TABLE_CONNECTIONS4)
+		return (struct slot *)connections4.lookup(&place);
+	if (table == TABLE_CONNECTIONS6)
+		return (struct slot *)connections6.lookup(&place);
+	if (table == TABLE_PERSISTENCE4)
+		return (struct slot *)persistence4.lookup(&place);
+	return (struct slot *)persistence6.lookup(&place);
+}
+
+/* The place where a search for this hash looks after `step` slots. */
+static __always_inline u32 table_place(u32 table, u32 hash, u32 step)
+{
+	u32 first = hash & (table_slots(table) - 1);
+
+	return (first & ~(BUCKET_SLOTS - 1)) | ((first + step) & (BUCKET_SLOTS - 1));
+}
+
+static __always_inline bool table_has_key(u32 table, struct slot *slot, const u64 *key)
+{
+	if (slot->key[0] != key[0] || slot->key[1] != key[1])
+		return false;
+	if (!table_is_ipv6(table))
+		return true;
+	return slot->key[2] == key[2] && slot->key[3] == key[3] && slot->key[4] == key[4];
+}
+
+/* The slot that holds the key, with its place and its word as it was before the key was read. */
+static __always_inline struct slot *table_find(u32 table, const u64 *key, u32 hash,
+					       struct seat *seat)
+{
+	struct slot *slot;
+
+#pragma clang loop unroll(disable)
+	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+		seat->place = table_place(table, hash, step);
+		slot = table_slot(table, seat->place);
+		if (!slot)
+			return NULL;
+		seat->word = READ_ONCE(slot->word);
+		if (!seat->word)
+			return NULL;
+		if (table_has_key(table, slot, key) && word_is_used(seat->word))
+			return slot;
+	}
+	return NULL;
+}
+
+/* The lock of the bucket of a hash or place, taken; NULL where another CPU holds it too long. */
+static __always_inline u64 *table_lock(u32 table, u32 hash)
+{
+	u32 stripe = (hash & (table_slots(table) - 1)) / BUCKET_SLOTS & (LOCKS - 1);
+	u64 *lock = locks.lookup(&stripe);
+
+	if (!lock)
+		return NULL;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < LOCK_ATTEMPTS; i++)
+		if (!READ_ONCE(*lock) && word_change(lock, 0, 1))
+			return lock;
+	return NULL;
+}
+
+static __always_inline void table_unlock(u64 *lock)
+{
+	barrier();
+	WRITE_ONCE(*lock, 0);
+}
+
+/* Until when the slot's entry lives. */
+static __always_inline u64 table_end(u32 table, struct slot *slot, u64 word)
+{
+	if (table_holds_persistence(table))
+		return expiry_of_persistence((struct persistence *)slot, word);
+	return expiry_of_connection(READ_ONCE(((struct connection *)slot)->seen), word);
+}
+
+static __always_inline u32 table_service(u32 table, struct slot *slot)
+{
+	if (table_holds_persistence(table))
+		return ((struct persistence *)slot)->service;
+	return ((struct connection *)slot)->service;
+}
+
+/* How soon a slot's entry may go: 0 for at once, then the half-open by their end, others never. */
+static __always_inline u64 table_rank(u32 table, struct slot *slot, u64 word, u64 now)
+{
+	u64 end;
+
+	if (!word_is_used(word))
+		return word_state(word) == STATE_BUSY ? RANK_STAYS : 0;
+	end = table_end(table, slot, word);
+	if (now >= end + CLAIM_DELAY)
+		return 0;
+	if (word_flags(word) & SLOT_CONFIRMED && word_state(word) != STATE_CLOSE &&
+	    word_state(word) != STATE_TIME_WAIT)
+		return RANK_STAYS;
+	return end;
+}
+
+/* Under the bucket's lock: where the key is, or else the slot that it may best take. */
+static __always_inline int table_seek(u32 table, const u64 *key, u32 hash, u64 now,
+				      struct seat *seat)
+{
+	u64 best = RANK_STAYS, rank, word;
+	struct slot *slot;
+	u32 place;
+
+#pragma clang loop unroll(disable)
+	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+		place = table_place(table, hash, step);
+		slot = table_slot(table, place);
+		if (!slot)
+			return TABLE_FULL;
+		word = READ_ONCE(slot->word);
+		if (word && table_has_key(table, slot, key) && word_is_used(word)) {
+			seat->place = place;
+			seat->word = word;
+			return TABLE_FOUND;
+		}
+		rank = word ? table_rank(table, slot, word, now) : 0;
+		if (rank < best) {
+			best = rank;
+			seat->place = place;
+			seat->word = word;
+		}
+		if (!word)
+			break;
+	}
+	return best == RANK_STAYS ? TABLE_FULL : TABLE_TAKEN;
+}
+
+/* The same among the entries of one service, by simpler means: nothing here is free. */
+static __always_inline u64 table_victim_rank(u32 table, struct slot *slot, u64 word, u64 now)
+{
+	u64 confirmed = word_flags(word) & SLOT_CONFIRMED;
+	struct persistence *entry = (struct persistence *)slot;
+	struct connection *connection = (struct connection *)slot;
+
+	if (table_holds_persistence(table)) {
+		if (confirmed && (now < word_expires(word) || entry->counts & COUNT_MASK))
+			return RANK_STAYS;
+		return word_expires(word);
+	}
+	if (confirmed && word_state(word) != STATE_CLOSE && word_state(word) != STATE_TIME_WAIT)
+		return RANK_STAYS;
+	return connection->seen;
+}
+
+/* The service's entry in the hash's bucket that may best go, for one more of the same service. */
+static __always_inline bool table_seek_victim(u32 table, u32 hash, u64 now, u32 service,
+					      struct seat *seat)
+{
+	u64 best = RANK_STAYS, rank, word;
+	struct slot *slot;
+	u32 place;
+
+#pragma clang loop unroll(disable)
+	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+		place = table_place(table, hash, step);
+		slot = table_slot(table, place);
+		if (!slot)
+			break;
+		word = READ_ONCE(slot->word);
+		if (!word_is_used(word) || table_service(table, slot) != service)
+			continue;
+		rank = table_victim_rank(table, slot, word, now);
+		if (rank >= best)
+			continue;
+		best = rank;
+		seat->place = place;
+		seat->word = word;
+	}
+	return best != RANK_STAYS;
+}
+
+/* Under the bucket's lock: the seat's slot, now BUSY; NULL where its entry was changed meanwhile. */
+static __always_inline struct slot *table_claim(u32 table, struct seat *seat)
+{
+	struct slot *slot = table_slot(table, seat->place);
+	u64 busy = word_make(0, STATE_BUSY, 0, seat->word + WORD_GENERATION);
+
+	if (!slot || !word_change(&slot->word, seat->word, busy))
+		return NULL;
+	return slot;
+}
+
+static __always_inline void table_write_key(u32 table, struct slot *slot, const u64 *key)
+{
+	slot->key[0] = key[0];
+	slot->key[1] = key[1];
+	if (!table_is_ipv6(table))
+		return;
+	slot->key[2] = key[2];
+	slot->key[3] = key[3];
+	slot->key[4] = key[4];
+}
+
+/* Makes a slot that is filled visible. */
+static __always_inline void table_publish(struct slot *slot, u64 word)
+{
+	barrier();
+	WRITE_ONCE(slot->word, word);
+}

@@ -1,0 +1,56 @@
+/*
+ * The word of a table's slot: everything that changes while the slot keeps its key, so that every
+ * change is one compare-and-exchange.  0 is a slot that nothing uses and that ends a search.
+ *
+ *   bits  0 to 43  a persistence entry's: expires, in jiffies
+ *        44 to 47  state
+ *        48 to 51  flags
+ *        52 to 63  generation: one more for each entry that the slot has held
+ */
+#define WORD_EXPIRES_BITS 44
+#define WORD_EXPIRES_MASK ((1ULL << WORD_EXPIRES_BITS) - 1)
+#define WORD_GENERATION_SHIFT 52
+#define WORD_GENERATION (1ULL << WORD_GENERATION_SHIFT)
+#define WORD_GENERATION_MASK (~(WORD_GENERATION - 1))
+
+#define READ_ONCE(place) (*(volatile typeof(place) *)&(place))
+#define WRITE_ONCE(place, value) (*(volatile typeof(place) *)&(place) = (value))
+
+static __always_inline u64 word_make(u64 expires, u32 state, u64 flags, u64 generation)
+{
+	return expires | (u64)state << WORD_EXPIRES_BITS | flags << 48 |
+	       (generation & WORD_GENERATION_MASK);
+}
+
+static __always_inline u64 word_expires(u64 word)
+{
+	return word & WORD_EXPIRES_MASK;
+}
+
+static __always_inline u32 word_state(u64 word)
+{
+	return word >> WORD_EXPIRES_BITS & 15;
+}
+
+static __always_inline u64 word_flags(u64 word)
+{
+	return word >> 48 & 15;
+}
+
+/* The same entry, perhaps changed since. */
+static __always_inline bool word_is_same(u64 word, u64 other)
+{
+	return !((word ^ other) & WORD_GENERATION_MASK);
+}
+
+/* A slot with an entry in it. */
+static __always_inline bool word_is_used(u64 word)
+{
+	return word && word_state(word) < STATE_BUSY;
+}
+
+/* Changes a word if nobody else has; tells whether it did. */
+static __always_inline bool word_change(u64 *place, u64 before, u64 after)
+{
+	return __sync_val_compare_and_swap(place, before, after) == before;
+}

@@ -1,0 +1,271 @@
+"""Attaches and detaches interfaces, and removes what is left of namespaces that are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lvsxdp import changes, loading, maps, network, state
+from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
+from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
+from lvsxdp.loading import Build
+from lvsxdp.model import Config
+from lvsxdp.network import Link, Network
+from lvsxdp.state import Attachment, Folders, State
+from lvsxdp.tables import Book
+
+LEAST_INTERFACES = 1024
+# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
+UNFINISHED = "_new"
+
+
+def attach(
+    where: Folders,
+    net: Network,
+    interfaces: tuple[str, ...],
+    config: Config | None,
+    mode: str,
+    *,
+    build: Build | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Attaches interfaces, loading everything first where nothing runs yet.
+
+    Raises an LvsxdpError that names the step; then the machine is as it was.
+    """
+    links = [net.link(name) for name in interfaces]
+    running = state.read(where) is not None and where.pins.is_dir()
+    for link in links:
+        _refuse_occupied(where, net, link, running, force)
+    if running:
+        with Balancer.open(where) as balancer:
+            if config is not None:
+                balancer.apply(changes.follow(balancer.state.config, config), net)
+            _attach_links(balancer, net, links, mode, force, say)
+        return
+    wanted = config or Config()
+    wanted = dataclasses.replace(wanted, capacity=loading.sized(wanted.capacity, loading.memory()))
+    with _loaded(where, wanted, _with_room(build or Build(), net)) as balancer:
+        balancer.apply(wanted, net, first=True)
+        _attach_links(balancer, net, links, mode, force, say)
+
+
+def _with_room(build: Build, net: Network) -> Build:
+    """The build with a table for twice the interface indices that are in use."""
+    highest = max(link.index for link in net.links())
+    room = max(LEAST_INTERFACES, 1 << (2 * highest).bit_length())
+    return dataclasses.replace(build, defines={"INTERFACE_CAPACITY": room, **build.defines})
+
+
+def _refuse_occupied(where: Folders, net: Network, link: Link, running: bool, force: bool) -> None:
+    """Refuses an interface that is attached already or that another program occupies."""
+    known = state.read(where) if running else None
+    if known and any(a.ifindex == link.index for a in known.attachments):
+        raise ConflictError(f"{link.name} is attached already (lvsxdp status)")
+    if force:
+        return
+    if link.program:
+        name = maps.program_name(link.program)
+        raise ConflictError(
+            f"{link.name} has an XDP program already: {name}, id {link.program} "
+            "(--force replaces it)"
+        )
+    other = net.tc_program(link)
+    if other:
+        raise ConflictError(
+            f"{link.name} has a tc filter at priority {network.TC_PRIORITY} already: "
+            f"{other[1]}, id {other[0]} (--force replaces it)"
+        )
+
+
+@contextlib.contextmanager
+def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
+    """A balancer with everything loaded and pinned; unloaded again if the caller fails."""
+    _require_bpf_file_system(where.pins.parent.parent)
+    temporary = where.pins.with_name(f"{where.pins.name}{UNFINISHED}")
+    loading.remove_pins(temporary)
+    loading.remove_pins(where.pins)
+    temporary.mkdir(parents=True)
+    try:
+        described = loading.load(temporary, config, build)
+        temporary.rename(where.pins)
+        # capacity belongs to the load, all else is still to be applied
+        balancer = Balancer(where, State(Config(), Book(), [], described))
+        with balancer:
+            yield balancer
+    except BaseException:
+        loading.remove_pins(temporary)
+        loading.remove_pins(where.pins)
+        shutil.rmtree(where.files, ignore_errors=True)
+        raise
+
+
+def _require_bpf_file_system(mount: Path) -> None:
+    if not network.is_bpf_file_system(mount):
+        raise DatapathError(
+            f"{mount} is no bpf file system: mount -t bpf bpf {mount} "
+            "(in a namespace use lvsxdp --netns NAME)"
+        )
+
+
+def _attach_links(
+    balancer: Balancer,
+    net: Network,
+    links: list[Link],
+    mode: str,
+    force: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Attaches each link, or none of them."""
+    before = list(balancer.state.attachments)
+    done: list[Attachment] = []
+    try:
+        for link in links:
+            done.append(_attach_link(balancer, net, link, mode, force, say))
+            balancer.state.attachments = [*before, *done]
+            balancer.refresh_network(net)
+        state.write(balancer.where, balancer.state)
+    except BaseException:
+        for attached in done:
+            _detach_link(balancer, net, attached)
+        balancer.state.attachments = before
+        balancer.refresh_network(net)
+        raise
+
+
+def _attach_link(
+    balancer: Balancer,
+    net: Network,
+    link: Link,
+    mode: str,
+    force: bool,
+    say: Callable[[str], None],
+) -> Attachment:
+    if link.index >= balancer.map("interfaces").capacity:
+        raise DatapathError(
+            f"{link.name} has index {link.index}, beyond the table made when lvsxdp was loaded: "
+            "detach --all, then attach again"
+        )
+    if force and net.tc_program(link):
+        net.detach_tc(link)
+    tc = balancer.program("tc_entry")
+    try:
+        made = net.attach_tc(link, tc)
+    finally:
+        os.close(tc)
+    try:
+        used, program = _attach_xdp(balancer, net, link, mode, force, say)
+    except LvsxdpError:
+        net.detach_tc(link)
+        if made:
+            net.remove_clsact(link)
+        raise
+    return Attachment(link.name, link.index, used, program, made)
+
+
+def _attach_xdp(
+    balancer: Balancer,
+    net: Network,
+    link: Link,
+    mode: str,
+    force: bool,
+    say: Callable[[str], None],
+) -> tuple[str, int]:
+    """The mode that was taken and the id of the program that serves in it."""
+    entry = balancer.program("tc_entry" if mode == "tc" else "xdp_entry")
+    try:
+        program = maps.program_info(entry)[0]
+        for choice in ("native", "generic") if mode == "auto" else (mode,):
+            if choice == "tc":
+                return choice, program
+            try:
+                net.attach_xdp(link, entry, choice, force=force)
+                return choice, program
+            except DatapathError as err:
+                if mode != "auto":
+                    raise
+                say(f"{link.name}: {err}")
+    finally:
+        os.close(entry)
+    say(f"{link.name}: XDP is not possible here, tc serves")
+    return _attach_xdp(balancer, net, link, "tc", force, say)
+
+
+# --------------------------------------------------------------------------------- detaching
+
+
+def _detach_link(balancer: Balancer, net: Network, attached: Attachment) -> None:
+    """Takes off what was attached, where it is still there and still ours."""
+    link = next((found for found in net.links() if found.index == attached.ifindex), None)
+    if link is None:
+        return
+    if attached.mode != "tc" and link.program == attached.program:
+        entry = balancer.program("xdp_entry")
+        try:
+            net.detach_xdp(link, attached.mode, entry)
+        finally:
+            os.close(entry)
+    tc = balancer.program("tc_entry")
+    ours = maps.program_info(tc)[0]
+    os.close(tc)
+    if (net.tc_program(link) or (0, ""))[0] == ours:
+        net.detach_tc(link)
+    if attached.made_clsact:
+        net.remove_clsact(link)
+
+
+def detach(where: Folders, net: Network, interfaces: tuple[str, ...]) -> None:
+    """Detaches these interfaces; tables and configuration stay."""
+    with Balancer.open(where) as balancer:
+        known = {a.interface: a for a in balancer.state.attachments}
+        for name in interfaces:
+            if name not in known:
+                raise NotFoundError(f"{name} is not attached ({', '.join(known) or 'none is'})")
+        for name in interfaces:
+            _detach_link(balancer, net, known.pop(name))
+        balancer.state.attachments = list(known.values())
+        balancer.refresh_network(net)
+        state.write(where, balancer.state)
+
+
+def detach_all(where: Folders, net: Network) -> None:
+    """Detaches everything and removes tables, pins and files."""
+    with Balancer.open(where) as balancer:
+        for attached in balancer.state.attachments:
+            _detach_link(balancer, net, attached)
+    loading.remove_pins(where.pins)
+    shutil.rmtree(where.files, ignore_errors=True)
+
+
+def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:
+    """Cookies of namespaces that are gone but whose pins or files are left."""
+    names = {path.name for root in (pins, files) if root.is_dir() for path in root.iterdir()}
+    known = {name.removesuffix(UNFINISHED) for name in names}
+    return sorted(filter(str.isdigit, known - _live_cookies())) if known else []
+
+
+def _live_cookies() -> set[str]:
+    """Cookies of every namespace that has a name or a process."""
+    found: dict[tuple[int, int], Path] = {}
+    for path in [*Path("/run/netns").glob("*"), *Path("/proc").glob("[0-9]*/ns/net")]:
+        with contextlib.suppress(OSError):
+            seen = path.stat()
+            found[seen.st_dev, seen.st_ino] = path
+    alive = {str(network.namespace_cookie())}
+    for path in found.values():
+        with contextlib.suppress(LvsxdpError):
+            alive.add(str(network.cookie_of(path)))
+    return alive
+
+
+def remove_stale(cookies: list[str], pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> None:
+    """Removes what belonged to namespaces that are gone."""
+    for cookie in cookies:
+        loading.remove_pins(pins / cookie)
+        loading.remove_pins(pins / f"{cookie}{UNFINISHED}")
+        shutil.rmtree(files / cookie, ignore_errors=True)

@@ -1,0 +1,251 @@
+"""The entries of the tables, from mapped memory to rows; the only module that imports numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lvsxdp import tables
+from lvsxdp.model import Network, Service
+from lvsxdp.records import Layout
+from lvsxdp.show import Names
+from lvsxdp.tables import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Slots = NDArray[np.void]
+
+REARM = 60
+CHUNK = 1 << 16
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 0: "ip"}
+# the parts of a slot's word: bpf/word.h
+EXPIRES_BITS = 44
+GENERATION_SHIFT = 52
+COUNT_MASK = (1 << 24) - 1
+CONNECTION = (
+    *("service", "protocol", "client", "virtual", "backend", "state", "expires_in", "mark"),
+)
+PERSISTENCE = ("service", "client", "backend", "expires_in", "connections")
+Row = tuple[Any, ...]
+Name = TypeVar("Name", str, str | None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries: of a service id, of a backend (generation << 32 | id), of a client network."""
+
+    service: int | None = None
+    backend: int | None = None
+    client: Network | None = None
+
+
+ALL = Wanted()
+
+
+def _slots(buffer: Any, layout: Layout) -> Slots:
+    """The table as a numpy record view; ports in network byte order, addresses as bytes."""
+    import numpy as np
+
+    formats: list[Any] = []
+    for name, field in layout.fields.items():
+        if name in ("client", "virtual"):
+            formats.append(("u1", (field.size * field.count,)))
+        elif name.endswith("_port"):
+            formats.append(">u2")
+        else:
+            kind = f"<u{field.size}"
+            formats.append((kind, (field.count,)) if field.count > 1 else kind)
+    offsets = [field.offset for field in layout.fields.values()]
+    record = np.dtype(
+        {
+            "names": list(layout.fields),
+            "formats": formats,
+            "offsets": offsets,
+            "itemsize": layout.size,
+        }
+    )
+    return np.frombuffer(buffer, dtype=record, count=len(buffer) // layout.size)
+
+
+def _state(words: Any) -> Any:
+    return words >> EXPIRES_BITS & 15
+
+
+def _used(words: Any, schema: Schema) -> Any:
+    return (words != 0) & (_state(words) < schema.enums["state"]["busy"])
+
+
+def chunks(
+    schema: Schema, table: str, buffer: Any, wanted: Wanted = ALL
+) -> Iterator[tuple[NDArray[np.intp], Slots]]:
+    """Places and copies of the slots that hold a wanted entry, some thousand at a time."""
+    import numpy as np
+
+    slots = _slots(buffer, schema.values[table])
+    for start in range(0, len(slots), CHUNK):
+        part = slots[start : start + CHUNK]
+        places = np.flatnonzero(_chosen(part, schema, wanted))
+        copied = part[places]
+        # packets go on: a slot may have got another entry between the choice and the copy
+        still = _chosen(copied, schema, wanted)
+        if still.any():
+            yield places[still] + start, copied[still]
+
+
+def _chosen(part: Slots, schema: Schema, wanted: Wanted) -> Any:
+    """Which of the slots hold a wanted entry."""
+    chosen = _used(part["word"], schema)
+    if wanted.service is not None:
+        chosen &= part["service"] == wanted.service
+    if wanted.backend is not None:
+        chosen &= part["backend"] == wanted.backend
+    if wanted.client is not None:
+        chosen &= _is_of(part["client"], wanted.client)
+    return chosen
+
+
+def _is_of(clients: Any, network: Network) -> Any:
+    """Which of the addresses, as rows of bytes, are in the network."""
+    import numpy as np
+
+    if clients.shape[1] != network.max_prefixlen // 8:
+        return np.zeros(len(clients), dtype=bool)
+    mask = np.frombuffer(network.netmask.packed, dtype="u1")
+    address = np.frombuffer(network.network_address.packed, dtype="u1")
+    return ((clients & mask) == address).all(axis=1)
+
+
+def count(schema: Schema, table: str, buffer: Any, now: int) -> int:
+    """How many live entries a table holds."""
+    found = 0
+    for _, part in chunks(schema, table, buffer):
+        found += int((_left(schema, table, part, now) > 0).sum())
+    return found
+
+
+def places(schema: Schema, table: str, buffer: Any, wanted: Wanted) -> Iterator[tuple[int, int]]:
+    """Place and word generation of each wanted entry, live or not."""
+    for where, part in chunks(schema, table, buffer, wanted):
+        generations = part["word"] >> GENERATION_SHIFT
+        yield from zip(where.tolist(), generations.tolist(), strict=True)
+
+
+def _left(schema: Schema, table: str, part: Slots, now: int) -> Any:
+    """Jiffies until each entry's timer ends: IPVS re-arms persistence entries for 60 s."""
+    import numpy as np
+
+    if not table.startswith("persistence"):
+        times = np.zeros(16, dtype="i8")
+        for state, jiffies in tables.timeouts(schema).items():
+            times[state] = jiffies
+        return part["seen"].astype("i8") + times[_state(part["word"])] - now
+    expires = (part["word"] & ((1 << EXPIRES_BITS) - 1)).astype("i8")
+    held = part["inactive_until"].astype("i8")
+    active = (part["counts"] >> 24 & COUNT_MASK) != 0
+    held = np.where(active, np.maximum(held, part["active_until"].astype("i8")), held)
+    rearm = REARM * schema.hz
+    strict = (part["word"] >> 48 & schema.enums["slot_flag"]["strict"]) != 0
+    end = np.where(
+        strict | (held <= expires), expires, expires + -(-(held - expires) // rearm) * rearm
+    )
+    armed = rearm - (now - expires) % rearm
+    return np.where(now < expires, expires - now, np.where(now < end, armed, 0))
+
+
+def _texts(addresses: Any) -> Iterator[str]:
+    """Addresses, as rows of bytes, in text."""
+    width = addresses.shape[1]
+    raw = addresses.tobytes()
+    family = socket.AF_INET if width == 4 else socket.AF_INET6
+    to_text = socket.inet_ntop
+    return (to_text(family, raw[at : at + width]) for at in range(0, len(raw), width))
+
+
+def _ends(addresses: Any, ports: Any) -> Iterator[str]:
+    texts = zip(_texts(addresses), ports.tolist(), strict=True)
+    if addresses.shape[1] == 4:
+        return (f"{address}:{port}" for address, port in texts)
+    return (f"[{address}]:{port}" for address, port in texts)
+
+
+def _named(numbers: Any, name: Callable[[int], Name]) -> Iterator[Name]:
+    """The name of each number, each asked for once."""
+    known: dict[int, Name] = {}
+    for number in numbers.tolist():
+        if number not in known:
+            known[number] = name(number)
+        yield known[number]
+
+
+def connections(
+    schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
+) -> Iterator[Row]:
+    """One row of CONNECTION a live connection; expires_in in seconds."""
+    states = {number: name.upper() for name, number in schema.enums["state"].items()}
+    for _, every in chunks(schema, table, buffer, wanted):
+        left = _left(schema, table, every, now)
+        part, left = every[left > 0], left[left > 0]
+        yield from zip(
+            _named(part["service"], names.service),
+            _named(part["protocol"], lambda number: PROTOCOLS.get(number, "?")),
+            _ends(part["client"], part["client_port"]),
+            _ends(part["virtual"], part["virtual_port"]),
+            _named(part["backend"], names.backend),
+            _named(_state(part["word"]), lambda number: states.get(number, "?")),
+            (left / schema.hz).round(1).tolist(),
+            part["mark"].tolist(),
+            strict=True,
+        )
+
+
+def persistence(
+    schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
+) -> Iterator[Row]:
+    """One row of PERSISTENCE a live persistence entry."""
+    for _, every in chunks(schema, table, buffer, wanted):
+        left = _left(schema, table, every, now)
+        part, left = every[left > 0], left[left > 0]
+        suffixes = _named(part["service"], lambda number: _suffix(names.services.get(number)))
+        clients = zip(_texts(part["client"]), suffixes, strict=True)
+        yield from zip(
+            _named(part["service"], names.service),
+            (address + suffix for address, suffix in clients),
+            _named(part["backend"], names.backend),
+            (left / schema.hz).round(1).tolist(),
+            (part["counts"] & COUNT_MASK).tolist(),
+            strict=True,
+        )
+
+
+def _suffix(service: Service | None) -> str:
+    """The prefix or mask of a client that stands for a network."""
+    mask = service.persistence.netmask if service and service.persistence else None
+    if mask is None or int(mask) == 2**mask.max_prefixlen - 1:
+        return ""
+    bits = bin(int(mask))[2:].rjust(mask.max_prefixlen, "0")
+    return f"/{mask}" if "01" in bits else f"/{bits.count('1')}"
+
+
+def as_json(columns: tuple[str, ...], rows: Iterator[Row]) -> Iterator[str]:
+    """The rows as the lines of one JSON array, an object a line."""
+    template = "{" + ", ".join(f'"{name}": %s' for name in columns) + "}"
+    quoted = json.encoder.encode_basestring_ascii
+    before = "[\n"
+    for row in rows:
+        texts = [
+            quoted(value) if value.__class__ is str else "null" if value is None else value
+            for value in row
+        ]
+        yield before + template % tuple(texts)
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def as_row(columns: tuple[str, ...], row: Row) -> Mapping[str, Any]:
+    """A row by its columns' names."""
+    return dict(zip(columns, row, strict=True))

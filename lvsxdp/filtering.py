@@ -1,0 +1,92 @@
+"""Which bits of the filter stand for a configuration: bpf/hash.h and bpf/classify.h, computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from lvsxdp import marks
+from lvsxdp.model import (
+    ANY_PORT,
+    FTP_PORT,
+    Address,
+    AddressKey,
+    Config,
+    Network,
+    Ports,
+    Protocol,
+)
+
+WORD = 64
+# A rule of more addresses lets everything pass the filter, one of more ports all of its address.
+MOST_ADDRESSES = 256
+MOST_PORTS = 16
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hashing:
+    """The random numbers that the programs were compiled with, and the filter's size in bits."""
+
+    keys: tuple[int, ...]
+    filter_bits: int
+
+    def bit(self, address: Address, port: int = 0, protocol: int = 0) -> int:
+        """The filter's bit of an address, port and protocol; of the address alone without them."""
+        packed = address.packed
+        words = [int.from_bytes(packed[i : i + 4], "little") for i in range(0, len(packed), 4)]
+        first = (0, 1) if address.version == 4 else (5, 6, 7, 8, 9)
+        numbers = [self.keys[n] for n in first]
+        total = numbers[0] + sum(n * word for n, word in zip(numbers[1:], words, strict=True))
+        target = int.from_bytes(port.to_bytes(2, "big"), "little") | protocol << 16
+        return (total + self.keys[2] * target) % 2**64 >> (64 - self.filter_bits)
+
+
+def words(hashing: Hashing, config: Config) -> dict[int, int] | None:
+    """The filter's words, by index, that let pass whatever the configuration may concern.
+
+    None where every packet has to pass.
+    """
+    found: dict[int, int] = {}
+    for bit in _bits(hashing, config):
+        if bit is None:
+            return None
+        found[bit // WORD] = found.get(bit // WORD, 0) | 1 << bit % WORD
+    return found
+
+
+def _bits(hashing: Hashing, config: Config) -> Iterator[int | None]:
+    """Bits, or None where every packet has to pass."""
+    for service in config.services:
+        if isinstance(service.key, AddressKey):
+            key = service.key
+            yield hashing.bit(key.address, key.port, PROTOCOLS[key.protocol])
+            if key.port in (ANY_PORT, FTP_PORT):
+                yield hashing.bit(key.address)
+    table = marks.expand(config.marks)
+    for exact in table.exact:
+        yield hashing.bit(exact.address, exact.port, PROTOCOLS[exact.protocol])
+    targets = {(rule.destination, rule.ports, rule.protocols) for rule in table.ordered}
+    for destination, ports, protocols in targets:
+        yield from _rule_bits(hashing, destination, ports, protocols)
+
+
+def _rule_bits(
+    hashing: Hashing, destination: Network | None, named: Ports, protocols: tuple[Protocol, ...]
+) -> Iterator[int | None]:
+    if destination is None or destination.num_addresses > MOST_ADDRESSES:
+        yield None
+        return
+    ports = range(named.first, named.last + 1)
+    for address in _addresses(destination):
+        if len(ports) > MOST_PORTS:
+            yield hashing.bit(address)
+            continue
+        for port in ports:
+            for protocol in protocols:
+                yield hashing.bit(address, port, PROTOCOLS[protocol])
+
+
+def _addresses(network: Network) -> Iterable[Address]:
+    """Every address of a network, also its first and last."""
+    return (network[index] for index in range(network.num_addresses))

@@ -1,0 +1,155 @@
+"""Loads the programs: sizes and constants, compiling, program arrays, pins."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lvsxdp import maps, records
+from lvsxdp.controller import TABLES
+from lvsxdp.maps import Map
+from lvsxdp.model import Capacity, Config
+
+CACHE = Path("/var/cache/lvsxdp")
+CLOCK_MONOTONIC_COARSE = 6
+HASH_KEYS = 14
+SLOT_BYTES = {"4": 64, "6": 128}
+# The tables take a 64th of the memory, if the configuration does not say more.
+MEMORY_SHARE = 64
+MOST_BY_DEFAULT = 1 << 20
+# Slots of a bucket: bpf/config.h.
+BUCKET_SLOTS = 32
+STEPS = (
+    *("entry", "new_connection", "catch_up", "bind_client", "bind_room"),
+    *("connect_backend", "connect_room"),
+)
+PRIVATE_TABLES = {"journeys", "programs"}
+HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Build:
+    """How the programs are compiled: more -D, where headers are kept, other sources than ours."""
+
+    defines: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    cache: Path = CACHE
+    folder: Path | None = None
+
+
+def jiffies_per_second() -> int:
+    """The kernel's HZ: its coarse clock advances once a jiffy."""
+    return round(1 / time.clock_getres(CLOCK_MONOTONIC_COARSE))
+
+
+def _defines(config: Config, build: Build) -> dict[str, object]:
+    capacity = config.capacity
+    return {
+        "HZ": jiffies_per_second(),
+        "CONNECTION_SLOTS": slots_for(capacity.connections),
+        "PERSISTENCE_SLOTS": slots_for(capacity.persistence),
+        "FILTER_BITS": filter_bits_for(capacity.services),
+        **{f"HASH_KEY_{n}": f"{secrets.randbits(64)}ULL" for n in range(HASH_KEYS)},
+        "SERVICE_CAPACITY": capacity.services,
+        "BACKEND_CAPACITY": capacity.backends,
+        **build.defines,
+    }
+
+
+def filter_bits_for(services: int) -> int:
+    """Size of the filter, as a power of two: at least 64 bits a service."""
+    return max((64 * services - 1).bit_length(), 16)
+
+
+def sized(capacity: Capacity, memory: int) -> Capacity:
+    """The capacity with its open numbers filled in: tables in a 64th of `memory`, in bytes.
+
+    Both kinds of table exist for IPv4 and IPv6, so that an entry takes 384 bytes of a kind, twice.
+    """
+    fitting = memory // MEMORY_SHARE // (4 * (SLOT_BYTES["4"] + SLOT_BYTES["6"]))
+    entries = min(max(1 << (fitting.bit_length() - 1 if fitting else 0), 1024), MOST_BY_DEFAULT)
+    return dataclasses.replace(
+        capacity,
+        connections=capacity.connections or entries,
+        persistence=capacity.persistence or entries,
+    )
+
+
+def memory() -> int:
+    """This machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def slots_for(entries: int) -> int:
+    """Slots of a table for so many entries: a power of two, at least twice as many."""
+    return max(1 << (2 * entries - 1).bit_length(), BUCKET_SLOTS)
+
+
+def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
+    """Compiles and loads everything and pins it in `pins`; what the compiler said of the maps."""
+    from lvsxdp import compiler
+
+    defines = _defines(config, build)
+    header = ((build.folder or compiler.sources()) / "types.h").read_text()
+    enums = records.enums_of(header)
+    origin: dict[str, Any] = {"cache": build.cache, "folder": build.folder}
+    fresh = compiler.Module("lvsxdp.c", {**defines, "HOOK_XDP": 1}, **origin)
+    described = fresh.tables()
+    for name in described:
+        if name not in PRIVATE_TABLES:
+            maps.pin(fresh.table_descriptor(name), pins / name)
+    _load_hook(fresh, "xdp", pins, enums)
+    bound = {**origin, "pins": pins}
+    tc = compiler.Module("lvsxdp.c", {**defines, "HOOK_TC": 1}, **bound)
+    _load_hook(tc, "tc", pins, enums)
+    control = compiler.Module("control.c", {**defines, "HOOK_XDP": 1}, **bound)
+    functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
+    for name, loaded in compiler.load_all(control, functions, maps.ProgramType.XDP).items():
+        maps.pin(loaded, pins / name)
+        os.close(loaded)
+    for module in (fresh, tc, control):
+        module.close()
+    public = {name: table for name, table in described.items() if name not in PRIVATE_TABLES}
+    keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
+    return {
+        "tables": public,
+        "enums": enums,
+        "hz": defines["HZ"],
+        "hash_keys": keys,
+        "filter_bits": defines["FILTER_BITS"],
+    }
+
+
+def _load_hook(module: Any, hook: str, pins: Path, enums: Mapping[str, Mapping[str, int]]) -> None:
+    """Loads one hook's programs, fills its program array, and pins both."""
+    from lvsxdp import compiler
+
+    schedulers = enums["scheduler"]
+    functions = (*STEPS, *(f"scheduler_{name}" for name in schedulers))
+    loaded = compiler.load_all(module, functions, HOOKS[hook])
+    places = enums["program"]
+    array = Map(os.dup(module.table_descriptor("programs")))
+    indices = {"new_connection": places["new"], "connect_backend": places["connect"]}
+    indices |= {"bind_client": places["bind"], "bind_room": places["bind_room"]}
+    indices |= {"connect_room": places["connect_room"], "catch_up": places["catch_up"]}
+    indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
+    for function, index in indices.items():
+        array.update(records.number(index), records.number(loaded[function]))
+    maps.pin(array.descriptor, pins / f"{hook}_programs")
+    maps.pin(loaded["entry"], pins / f"{hook}_entry")
+    array.close()
+    for descriptor in loaded.values():
+        os.close(descriptor)
+
+
+def remove_pins(folder: Path) -> None:
+    """Removes a folder of pins; what nothing else holds is freed by the kernel."""
+    if not folder.is_dir():
+        return
+    for pinned in folder.iterdir():
+        pinned.unlink()
+    folder.rmdir()
