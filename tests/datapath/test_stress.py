@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +18,9 @@ from tests.datapath.harness import Datapath
 
 A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
 VIP = "192.0.2.10"
-SECONDS = 3.0
-REPEAT = 4096
+TURNS = 150
 SYN, ACK, RST = 0x02, 0x10, 0x04
-REAL, FLOOD = 1024, 1 << 15  # clients; the flood has more than the tables hold
+REAL, FLOOD = 1024, 2048  # clients; eight floods are more than the tables hold
 CONFIG = f"""
 services:
   - protocol: tcp
@@ -45,13 +43,13 @@ class Sender:
         subjects.update(records.number(0), records.number(datapath.entry["xdp"]))
         self.ifindex, self.mac = datapath.ifindex["lb0"], datapath.mac["lb0"]
 
-    def send(self, source: str, clients: int, flags: int, start: int, repeat: int) -> None:
-        """Sends `repeat` frames; client number n follows n - 1, from `start` on."""
+    def send(self, source: str, clients: int, flags: int, *, mixed: bool = False) -> None:
+        """One frame from each of so many clients, in their order or mixed up."""
         case = bench.Case("", "", VIP, source, clients, flags, 0, None, 0, 0)
         frame = bench.frame(case, self.mac, flags)
-        header = struct.pack("<QIIII", start, clients - 1, 0, 0, 1)
+        header = struct.pack("<QIIII", 0, clients - 1, 0, mixed, 1)
         self.cases.update(records.number(0), header + frame)
-        maps.run_program(self.driver, frame, ifindex=self.ifindex, repeat=repeat)
+        maps.run_program(self.driver, frame, ifindex=self.ifindex, repeat=clients)
 
 
 def at_once(works: list[Callable[[], None]]) -> None:
@@ -83,20 +81,22 @@ def senders(datapath: Datapath, tmp_path: Path) -> Iterator[list[Sender]]:
         sender.cases.close()
 
 
-def hammer(datapath: Datapath, sender: Sender, cpu: int) -> Callable[[], None]:
-    """Opens, renews and closes over and over, each CPU from another client on."""
+def hammer(
+    datapath: Datapath, sender: Sender, cpu: int, together: threading.Barrier
+) -> Callable[[], None]:
+    """Opens, renews and closes over and over, all CPUs the same flows at the same time."""
+
+    # the one goes through the clients in order, the other not: they meet over and over
+    mixed = cpu % 2 == 1
 
     def work() -> None:
         os.sched_setaffinity(0, {cpu})
-        end, turn = time.monotonic() + SECONDS, cpu
-        while time.monotonic() < end:
+        for turn in range(TURNS):
             datapath.confirm()
-            sender.send("10.0.0.0", REAL, SYN, turn * 37, REPEAT)
-            sender.send("10.0.0.0", REAL, ACK, turn * 41, REPEAT)
-            sender.send("20.0.0.0", FLOOD, SYN, turn * REPEAT, REPEAT)
-            for flags in (ACK, RST):  # some of the flood's live for a moment
-                sender.send("20.0.0.0", FLOOD, flags, turn * REPEAT // 2, REPEAT)
-            turn += 1
+            sender.send("10.0.0.0", REAL, (SYN, ACK)[(turn + cpu) % 2], mixed=mixed)
+            for flags in (SYN, (ACK, SYN)[cpu % 2], RST):
+                together.wait(30)
+                sender.send(f"20.{turn % 8}.0.0", FLOOD, flags, mixed=mixed)
 
     return work
 
@@ -134,10 +134,11 @@ def test_no_entry_is_lost_doubled_or_mixed_whatever_the_cpus_do_at_once(
 ) -> None:
     datapath.apply(CONFIG)
     for flags in (SYN, ACK):  # the real clients' connections are established
-        senders[0].send("10.0.0.0", REAL, flags, 0, REAL)
+        senders[0].send("10.0.0.0", REAL, flags)
     before = dict(keys_and_backends(datapath, "persistence4"))
     assert len(before) == REAL
-    works = [hammer(datapath, sender, cpu) for cpu, sender in enumerate(senders)]
+    together = threading.Barrier(len(senders))
+    works = [hammer(datapath, sender, cpu, together) for cpu, sender in enumerate(senders)]
     stop = threading.Event()
     sweeper = threading.Thread(target=sweeping(datapath, stop))
     sweeper.start()
