@@ -66,18 +66,45 @@ static __always_inline void age_next(u32 table, struct hand *hand, u64 now)
 	hand->began = now;
 }
 
-/* Ages slots behind this CPU's clock hand. */
-static __always_inline void age_behind_hand(u32 table, u64 now)
+/* Ages the slots that follow this CPU's clock hand, at most a bucket's, and tidies that bucket. */
+static __always_inline void age_behind_hand(u32 table, u32 slots, u64 now)
 {
 	struct hand *hand = hands.lookup(&table);
 
 	if (!hand)
 		return;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < HAND_STEP; i++)
+	for (u32 i = 0; i < BUCKET_SLOTS; i++) {
+		if (i >= slots)
+			break;
 		age_next(table, hand, now);
+		if (!(hand->place & (BUCKET_SLOTS - 1)))
+			break;
+	}
 	if (!(hand->place & (BUCKET_SLOTS - 1)))
 		age_tidy(table, (hand->place - BUCKET_SLOTS) & (table_slots(table) - 1));
+}
+
+/* A few of the table that the packet's connection goes into; for a choice by load, a bucket's. */
+static __always_inline void age_connections(struct journey *journey)
+{
+	u32 slots = journey->catch_ups ? BUCKET_SLOTS : HAND_STEP;
+
+	if (packet_is_ipv6(&journey->packet))
+		age_behind_hand(TABLE_CONNECTIONS6, slots, journey->now);
+	else
+		age_behind_hand(TABLE_CONNECTIONS4, slots, journey->now);
+}
+
+/* A few of the table that the client's new entry went into. */
+static __always_inline void age_persistence(struct journey *journey)
+{
+	if (!journey->bound)
+		return;
+	if (packet_is_ipv6(&journey->packet))
+		age_behind_hand(TABLE_PERSISTENCE6, HAND_STEP, journey->now);
+	else
+		age_behind_hand(TABLE_PERSISTENCE4, HAND_STEP, journey->now);
 }
 
 /* No hand has seen the whole table since ROUND_LIMIT ago. */
@@ -88,28 +115,14 @@ static __always_inline bool age_is_overdue(u32 table, u64 now)
 	return round && now - *round > ROUND_LIMIT;
 }
 
-/* Ages the whole bucket that this CPU's hand is in. */
-static __always_inline void age_catch_up(u32 table, u64 now)
-{
-	struct hand *hand = hands.lookup(&table);
-
-	if (!hand)
-		return;
-	hand->place &= ~(BUCKET_SLOTS - 1);
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < BUCKET_SLOTS; i++)
-		age_next(table, hand, now);
-	age_tidy(table, (hand->place - BUCKET_SLOTS) & (table_slots(table) - 1));
-}
-
 /* One entry of the service in the hash's bucket goes, so that it may have another there. */
-static __always_inline bool age_make_room(u32 table, u32 hash, u32 service, u64 now)
+static __always_inline bool age_make_room(u32 table, u32 hash, struct journey *journey)
 {
 	struct seat seat = {};
 	struct slot *slot;
 
-	if (!table_seek_victim(table, hash, now, service, &seat))
+	if (!table_seek_victim(table, hash, journey->now, journey->service, &seat))
 		return false;
 	slot = table_slot(table, seat.place);
-	return slot && age_slot(table, slot, seat.word, true, now);
+	return slot && age_slot(table, slot, seat.word, true, journey->now);
 }

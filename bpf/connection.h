@@ -10,6 +10,12 @@ static __always_inline struct connection *connection_find(struct packet *packet,
 	return (struct connection *)table_find(TABLE_CONNECTIONS4, key, packet->hash, seat);
 }
 
+/* The table that the packet's connection belongs in. */
+static __always_inline u32 connection_table(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? TABLE_CONNECTIONS6 : TABLE_CONNECTIONS4;
+}
+
 /* What a connection said when it was read; its slot may hold another by now. */
 struct account {
 	u64 word;
@@ -247,32 +253,36 @@ static __always_inline int connection_create_locked(u32 table, struct journey *j
 	return connection_sit(table, journey, &seat, evicted);
 }
 
+static __always_inline int connection_create_in(u32 table, struct journey *journey,
+						struct account *evicted)
+{
+	u64 *lock = table_lock(table, journey->packet.hash);
+	int reason;
+
+	if (!lock)
+		return REASON_BUSY;
+	reason = connection_create_locked(table, journey, evicted);
+	table_unlock(lock);
+	return reason;
+}
+
 /*
  * Makes the flow's connection, unless another CPU has; then that one's backend is the answer.  The
  * caller has taken the service's share for it.
  */
-static __always_inline int connection_create_in(u32 table, struct journey *journey)
-{
-	u64 *lock = table_lock(table, journey->packet.hash);
-	struct account evicted = {};
-	int reason = REASON_BUSY;
-
-	if (lock) {
-		reason = connection_create_locked(table, journey, &evicted);
-		table_unlock(lock);
-	}
-	if (reason)
-		share_return(table, journey->service);
-	else
-		backend_load(journey->backend, state_is_active(state_first(&journey->packet)), 1);
-	if (word_is_used(evicted.word))
-		connection_forget(table_is_ipv6(table), &evicted, journey->now);
-	return reason;
-}
-
 static __always_inline int connection_create(struct journey *journey)
 {
-	if (packet_is_ipv6(&journey->packet))
-		return connection_create_in(TABLE_CONNECTIONS6, journey);
-	return connection_create_in(TABLE_CONNECTIONS4, journey);
+	bool ipv6 = packet_is_ipv6(&journey->packet);
+	struct account evicted = {};
+	int reason;
+
+	reason = ipv6 ? connection_create_in(TABLE_CONNECTIONS6, journey, &evicted) :
+			connection_create_in(TABLE_CONNECTIONS4, journey, &evicted);
+	if (word_is_used(evicted.word))
+		connection_forget(ipv6, &evicted, journey->now);
+	if (reason)
+		share_return(connection_table(&journey->packet), journey->service);
+	else
+		backend_load(journey->backend, state_is_active(state_first(&journey->packet)), 1);
+	return reason;
 }

@@ -1,9 +1,14 @@
 /* The one exit: counts the reason and turns it into what the hook is told. */
 
+static __always_inline bool exit_is_sent(int reason)
+{
+	return reason == REASON_FORWARDED || reason == REASON_TABLE_FULL;
+}
+
 static __always_inline bool exit_is_drop(int reason)
 {
 	return reason == REASON_NO_BACKEND || reason == REASON_TTL_EXCEEDED ||
-	       reason == REASON_NO_ROUTE || reason == REASON_BUSY || reason == REASON_TABLE_FULL ||
+	       reason == REASON_NO_ROUTE || reason == REASON_BUSY ||
 	       reason == REASON_BACKEND_GONE || reason == REASON_TOO_BIG;
 }
 
@@ -51,7 +56,7 @@ static __always_inline int exit_with(struct hook_context *ctx, int reason, struc
 {
 	if (reason == REASON_HANDED_OVER)
 		return HOOK_PASS;
-	if (reason == REASON_FORWARDED) {
+	if (exit_is_sent(reason)) {
 		stats_count_reason(reason, hook_segments(ctx));
 		return packet->action;
 	}

@@ -8,6 +8,8 @@ struct forwarding {
 	u32 service;
 	u32 mark;
 	u32 probe_interval; /* jiffies */
+	u32 reason; /* under which it is counted: REASON_FORWARDED or REASON_TABLE_FULL */
+	u32 padding;
 };
 
 #if HOOK_IS_XDP
@@ -18,7 +20,7 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 {
 	struct handover handover = {
 		.magic = HANDOVER_MAGIC,
-		.reason = REASON_FORWARDED,
+		.reason = forwarding->reason,
 		.mark = forwarding->mark,
 		.backend = forwarding->backend,
 		.service = forwarding->service,
@@ -64,7 +66,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return REASON_INTERNAL;
 	stats_count_packet(forwarding->service, lane, 1, packet->bytes);
 	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
-	return REASON_FORWARDED;
+	return forwarding->reason;
 }
 
 #else
@@ -105,7 +107,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 	stats_count_packet(forwarding->service, lane, segments,
 			   packet->bytes + (segments - 1) * packet->headers);
 	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
-	return REASON_FORWARDED;
+	return forwarding->reason;
 }
 
 #endif

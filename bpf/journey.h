@@ -26,6 +26,10 @@ struct journey {
 	u32 bound; /* a persistence entry was made */
 	u32 persistent; /* the service is */
 	u32 scheduler;
-	u32 catch_ups; /* runs of the catch-up program */
+	u32 catch_ups; /* runs of the ageing program that a choice by load still asks for */
+	u32 full; /* a table had no room for an entry */
+	u32 without; /* goes without a connection */
+	u32 wanting; /* the program that asked for room */
+	u32 padding;
 	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
 };

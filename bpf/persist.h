@@ -63,6 +63,12 @@ static __always_inline struct persistence *persist_at(u32 table, u32 place)
 	return (struct persistence *)table_slot(table, place);
 }
 
+/* The table that the packet's persistence entry belongs in. */
+static __always_inline u32 persist_table(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? TABLE_PERSISTENCE6 : TABLE_PERSISTENCE4;
+}
+
 /* A removed or drained backend gets nobody, a quiesced one nobody if the setting says so. */
 static __always_inline bool persist_is_usable(u64 reference, u64 settings)
 {

@@ -20,7 +20,7 @@ enum reason {
 	REASON_TTL_EXCEEDED = 15,
 	REASON_NO_ROUTE = 16,
 	REASON_BUSY = 17,
-	REASON_TABLE_FULL = 18,
+	REASON_TABLE_FULL = 18, /* forwarded, without an entry that it should have */
 	REASON_INTERNAL = 19,
 	REASON_HANDED_OVER = 20, /* TC goes on with it and counts it */
 	REASON_BACKEND_GONE = 21,
@@ -41,9 +41,8 @@ enum program {
 	PROGRAM_NEW = 0,
 	PROGRAM_CONNECT = 1,
 	PROGRAM_BIND = 2,
-	PROGRAM_CATCH_UP = 3,
-	PROGRAM_BIND_ROOM = 4,
-	PROGRAM_CONNECT_ROOM = 5,
+	PROGRAM_AGE = 3,
+	PROGRAM_ROOM = 4,
 	PROGRAM_SCHEDULER = 8,
 	PROGRAM_MAX = 32,
 };
@@ -356,7 +355,7 @@ struct lane {
 /* What XDP writes into a packet's metadata for TC. */
 struct handover {
 	u32 magic;
-	u32 reason; /* to count, or REASON_FORWARDED: send it to `backend` */
+	u32 reason; /* to count; one that is sent goes to `backend` */
 	u32 mark;
 	u32 backend;
 	u32 service;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import dataclasses
+import multiprocessing
 import os
 import secrets
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 from lvsxdp import maps, records
 from lvsxdp.controller import TABLES
+from lvsxdp.errors import DatapathError
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config
 
@@ -24,10 +27,14 @@ MEMORY_SHARE = 64
 MOST_BY_DEFAULT = 1 << 20
 # Slots of a bucket: bpf/config.h.
 BUCKET_SLOTS = 32
-STEPS = (
-    *("entry", "new_connection", "catch_up", "bind_client", "bind_room"),
-    *("connect_backend", "connect_room"),
-)
+# Function -> its place in the program array.
+STEPS = {
+    "new_connection": "new",
+    "connect_backend": "connect",
+    "bind_client": "bind",
+    "age_tables": "age",
+    "make_room": "room",
+}
 PRIVATE_TABLES = {"journeys", "programs"}
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
@@ -96,27 +103,11 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     defines = _defines(config, build)
     header = ((build.folder or compiler.sources()) / "types.h").read_text()
     enums = records.enums_of(header)
-    origin: dict[str, Any] = {"cache": build.cache, "folder": build.folder}
-    fresh = compiler.Module("lvsxdp.c", {**defines, "HOOK_XDP": 1}, **origin)
-    described = fresh.tables()
-    for name in described:
-        if name not in PRIVATE_TABLES:
-            maps.pin(fresh.table_descriptor(name), pins / name)
-    _load_hook(fresh, "xdp", pins, enums)
-    bound = {**origin, "pins": pins}
-    tc = compiler.Module("lvsxdp.c", {**defines, "HOOK_TC": 1}, **bound)
-    _load_hook(tc, "tc", pins, enums)
-    control = compiler.Module("control.c", {**defines, "HOOK_XDP": 1}, **bound)
-    functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
-    for name, loaded in compiler.load_all(control, functions, maps.ProgramType.XDP).items():
-        maps.pin(loaded, pins / name)
-        os.close(loaded)
-    for module in (fresh, tc, control):
-        module.close()
-    public = {name: table for name, table in described.items() if name not in PRIVATE_TABLES}
+    described = _load_control(pins, defines, build)
+    _load_hooks(pins, defines, build, enums)
     keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
     return {
-        "tables": public,
+        "tables": described,
         "enums": enums,
         "hz": defines["HZ"],
         "hash_keys": keys,
@@ -124,18 +115,59 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     }
 
 
-def _load_hook(module: Any, hook: str, pins: Path, enums: Mapping[str, Mapping[str, int]]) -> None:
-    """Loads one hook's programs, fills its program array, and pins both."""
+def _load_control(pins: Path, defines: Mapping[str, object], build: Build) -> dict[str, Any]:
+    """Makes and pins every map, and the programs that the control plane runs by itself."""
     from lvsxdp import compiler
 
+    module = compiler.Module(
+        "control.c", {**defines, "HOOK_XDP": 1}, cache=build.cache, folder=build.folder
+    )
+    described = module.tables()
+    public = {name: table for name, table in described.items() if name not in PRIVATE_TABLES}
+    for name in public:
+        maps.pin(module.table_descriptor(name), pins / name)
+    functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
+    for name, loaded in compiler.load_all(module, functions, maps.ProgramType.XDP).items():
+        maps.pin(loaded, pins / name)
+        os.close(loaded)
+    module.close()
+    return public
+
+
+def _load_hooks(
+    pins: Path,
+    defines: Mapping[str, object],
+    build: Build,
+    enums: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Both hooks' programs, TC's in a process of its own: each takes the compiler seconds."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as aside:
+        tc = aside.submit(_load_hook, "tc", pins, defines, build, enums)
+        _load_hook("xdp", pins, defines, build, enums)
+        try:
+            tc.result()
+        except concurrent.futures.process.BrokenProcessPool as err:
+            raise DatapathError("compiling the tc programs was killed (is memory short?)") from err
+
+
+def _load_hook(
+    hook: str,
+    pins: Path,
+    defines: Mapping[str, object],
+    build: Build,
+    enums: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Loads one hook's programs, fills its program array, and pins array and entry."""
+    from lvsxdp import compiler
+
+    mine = {**defines, f"HOOK_{hook.upper()}": 1}
+    module = compiler.Module("lvsxdp.c", mine, cache=build.cache, folder=build.folder, pins=pins)
     schedulers = enums["scheduler"]
-    functions = (*STEPS, *(f"scheduler_{name}" for name in schedulers))
+    functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
     loaded = compiler.load_all(module, functions, HOOKS[hook])
     places = enums["program"]
     array = Map(os.dup(module.table_descriptor("programs")))
-    indices = {"new_connection": places["new"], "connect_backend": places["connect"]}
-    indices |= {"bind_client": places["bind"], "bind_room": places["bind_room"]}
-    indices |= {"connect_room": places["connect_room"], "catch_up": places["catch_up"]}
+    indices = {function: places[name] for function, name in STEPS.items()}
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
         array.update(records.number(index), records.number(loaded[function]))
@@ -144,6 +176,7 @@ def _load_hook(module: Any, hook: str, pins: Path, enums: Mapping[str, Mapping[s
     array.close()
     for descriptor in loaded.values():
         os.close(descriptor)
+    module.close()
 
 
 def remove_pins(folder: Path) -> None:

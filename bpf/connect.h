@@ -1,0 +1,136 @@
+/* A new connection from its backend on: persistence entry, connection, first packet. */
+
+/* The service is as it was when the decision began; if not, the decision starts over. */
+static __always_inline void connect_recheck(struct hook_context *ctx, struct journey *journey)
+{
+	u64 *word = service_switches.lookup(&journey->service);
+
+	if (journey->controlled || (word && *word == journey->service_switch))
+		return;
+	if (journey->attempts++ >= DECISION_ATTEMPTS)
+		return;
+	journey->scan = 0;
+	journey->best = 0;
+	journey->backend = 0;
+	programs.call(ctx, PROGRAM_NEW);
+}
+
+/* Another CPU was at the same slot: once more, and not for ever. */
+static __always_inline void connect_again(struct hook_context *ctx, struct journey *journey,
+					  u32 program)
+{
+	if (journey->attempts++ >= DECISION_ATTEMPTS)
+		return;
+	if (program == PROGRAM_BIND)
+		programs.call(ctx, PROGRAM_BIND);
+	else
+		programs.call(ctx, PROGRAM_CONNECT);
+}
+
+/* Binds the client; without room for an entry it is served all the same. */
+static __always_inline int connect_bind(struct hook_context *ctx, struct journey *journey)
+{
+	u32 row = journey->config;
+	struct service_config *config = service_configs.lookup(&row);
+	int reason;
+
+	if (!config)
+		return REASON_INTERNAL;
+	if (!share_take(persist_table(&journey->packet), journey->service)) {
+		journey->wanting = PROGRAM_BIND;
+		programs.call(ctx, PROGRAM_ROOM);
+	}
+	reason = persist_bind(journey, config);
+	if (reason == REASON_BUSY)
+		connect_again(ctx, journey, PROGRAM_BIND);
+	if (reason != REASON_TABLE_FULL)
+		return reason;
+	journey->full = 1;
+	return REASON_OK;
+}
+
+/* Takes back what the persistence entry was told of a connection that came to nothing. */
+static __always_inline void connect_unbind(struct journey *journey)
+{
+	struct packet *packet = &journey->packet;
+	struct persistence *entry;
+
+	if (!journey->controlled)
+		return;
+	entry = persist_at(persist_table(packet), (u32)journey->persistence);
+	if (entry)
+		persist_count(entry, journey->persistence, -1,
+			      state_is_lasting(state_first(packet)) ? -1 : 0);
+}
+
+/* The service's share of connections, or the program that makes room; false if there is none. */
+static __always_inline bool connect_may_create(struct hook_context *ctx, struct journey *journey)
+{
+	if (journey->without)
+		return false;
+	if (share_take(connection_table(&journey->packet), journey->service))
+		return true;
+	journey->wanting = PROGRAM_CONNECT;
+	programs.call(ctx, PROGRAM_ROOM);
+	return false;
+}
+
+/* Leaves OK where the packet may go, with a connection or, for want of room, without one. */
+static __always_inline int connect_create(struct hook_context *ctx, struct journey *journey)
+{
+	int reason = REASON_TABLE_FULL;
+
+	if (connect_may_create(ctx, journey))
+		reason = connection_create(journey);
+	if (reason == REASON_BUSY)
+		connect_again(ctx, journey, PROGRAM_CONNECT);
+	if (reason == REASON_OK) {
+		stats_count_connection(journey->service, (u32)journey->backend);
+		return REASON_OK;
+	}
+	connect_unbind(journey);
+	if (reason == REASON_TABLE_FULL)
+		journey->full = 1;
+	return reason == REASON_BUSY ? reason : REASON_OK;
+}
+
+/* Sends the packet that opens a connection. */
+static __always_inline int connect_send(struct hook_context *ctx, struct journey *journey)
+{
+	struct forwarding forwarding = {
+		.now = journey->now,
+		.backend = (u32)journey->backend,
+		.service = journey->service,
+		.mark = journey->mark,
+		.probe_interval = NEXTHOP_LIFE,
+		.reason = journey->full ? REASON_TABLE_FULL : REASON_FORWARDED,
+	};
+
+	return forward_send(ctx, &journey->packet, &forwarding);
+}
+
+/* Lets one entry of the service go where the journey wants one. */
+static __always_inline bool connect_evict(struct journey *journey)
+{
+	bool ipv6 = packet_is_ipv6(&journey->packet);
+
+	if (journey->wanting == PROGRAM_BIND)
+		return ipv6 ? age_make_room(TABLE_PERSISTENCE6, journey->client_hash, journey) :
+			      age_make_room(TABLE_PERSISTENCE4, journey->client_hash, journey);
+	return ipv6 ? age_make_room(TABLE_CONNECTIONS6, journey->packet.hash, journey) :
+		      age_make_room(TABLE_CONNECTIONS4, journey->packet.hash, journey);
+}
+
+/* Goes back to what wanted room; without any, on without the entry. */
+static __always_inline void connect_make_room(struct hook_context *ctx, struct journey *journey)
+{
+	if (connect_evict(journey))
+		connect_again(ctx, journey, journey->wanting);
+	if (journey->wanting == PROGRAM_BIND) {
+		journey->full = 1;
+		programs.call(ctx, PROGRAM_AGE);
+	} else {
+		journey->without = 1;
+		programs.call(ctx, PROGRAM_CONNECT);
+	}
+}

@@ -1,0 +1,173 @@
+/* The entry: what is not for us goes up, what is known is sent, the rest begins its journey. */
+
+/* VRRP's virtual MACs, 00:00:5e:00:01:xx and 00:00:5e:00:02:xx, as words. */
+#define VRRP_MASK 0x000000ffffffffffULL
+#define VRRP_IPV4 0x00000001005e0000ULL
+#define VRRP_IPV6 0x00000002005e0000ULL
+
+#if HOOK_IS_XDP
+
+/* The frame is for this host at layer 2. */
+static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct packet *packet)
+{
+	u32 ifindex = packet->ifindex;
+	struct interface *interface = interfaces.lookup(&ifindex);
+	u64 mac = packet_destination_mac(ctx);
+	struct mac_key key = {};
+
+	if (interface) {
+		packet->interface = interface->flags;
+		if (interface->mac == mac)
+			return true;
+	}
+	if ((mac & VRRP_MASK) == VRRP_IPV4 || (mac & VRRP_MASK) == VRRP_IPV6)
+		return true;
+	key.mac = mac;
+	key.ifindex = packet->ifindex;
+	return local_macs.lookup(&key);
+}
+
+#else
+
+/* The frame is for this host at layer 2: the kernel has looked already. */
+static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct packet *packet)
+{
+	return ctx->pkt_type == 0;
+}
+
+#endif
+
+static __always_inline u64 entry_settings(void)
+{
+	u32 index = SWITCH_SETTINGS;
+	u64 *settings = switches.lookup(&index);
+
+	return settings ? *settings : 0;
+}
+
+/* The packet is not to be sent where its connection says; leaves why, or that it is a new one. */
+static __always_inline bool entry_is_over(struct packet *packet, struct connection *connection,
+					  struct account *account, u64 now, int *reason)
+{
+	u64 backend = 0, settings;
+
+	if (now < expiry_of_connection(account->seen, account->word)) {
+		backend = backend_word(account->backend);
+		if (backend && !(packet->flags & TCP_SYN))
+			return false;
+		settings = entry_settings();
+		if (!backend && !(settings & SETTING_EXPIRE_NODEST_CONN)) {
+			*reason = REASON_BACKEND_GONE;
+			return true;
+		}
+		if (backend && !connection_is_reused(packet, account->word, backend, settings))
+			return false;
+	}
+	connection_remove(packet_is_ipv6(packet), connection, account, now);
+	return true;
+}
+
+/* The fast path: a packet of a connection that is known. */
+static __always_inline int entry_known(struct hook_context *ctx, struct packet *packet, u64 now)
+{
+	struct forwarding forwarding = { .now = now,
+					 .probe_interval = 2 * NEXTHOP_LIFE,
+					 .reason = REASON_FORWARDED };
+	struct account account = {};
+	struct connection *connection;
+	struct seat seat = {};
+	int reason = REASON_OK;
+
+	connection = connection_find(packet, &seat);
+	if (!connection)
+		return STOP_AFTER == STAGE_FOUND ? REASON_NO_SERVICE : REASON_OK;
+	connection_read(connection, seat.word, &account);
+	if (STOP_AFTER == STAGE_FOUND)
+		return REASON_NO_SERVICE;
+	if (entry_is_over(packet, connection, &account, now, &reason))
+		return reason;
+	if (!connection_refresh(packet, connection, &account, now))
+		return REASON_OK;
+	if (STOP_AFTER == STAGE_REFRESHED)
+		return REASON_NO_SERVICE;
+	forwarding.backend = (u32)account.backend;
+	forwarding.service = account.service;
+	forwarding.mark = account.mark;
+	return forward_send(ctx, packet, &forwarding);
+}
+
+/* Starts the journey of a packet that no connection knows. */
+static __always_inline void entry_begin(struct packet *packet, u64 now)
+{
+	u32 zero = 0;
+	struct journey *journey = journeys.lookup(&zero);
+
+	if (!journey)
+		return;
+	/* the rest is written before it is read */
+	journey->packet = *packet;
+	journey->now = now;
+	journey->settings = entry_settings();
+	journey->attempts = 0;
+	journey->backend = 0;
+	journey->scan = 0;
+	journey->controlled = 0;
+	journey->bound = 0;
+	journey->catch_ups = 0;
+	journey->full = 0;
+	journey->without = 0;
+	journey->mark = 0;
+	journey->service = 0;
+	journey->persistence = 0;
+	journey->verdict = 0;
+}
+
+static __always_inline int entry_packet(struct hook_context *ctx)
+{
+	struct packet packet = {};
+	u64 now;
+	int reason;
+
+	hook_prepare(ctx);
+	reason = packet_parse(ctx, &packet);
+	if (reason)
+		return exit_with(ctx, reason, &packet, 0);
+	if (STOP_AFTER == STAGE_PARSED)
+		return HOOK_PASS;
+	if (!entry_is_for_host(ctx, &packet))
+		return exit_with(ctx, REASON_OTHER_HOST, &packet, 0);
+	if (!classify_concerns(ctx, &packet))
+		return exit_with(ctx, REASON_NO_SERVICE, &packet, 0);
+	if (STOP_AFTER == STAGE_CONCERNED)
+		return HOOK_PASS;
+	now = clock_now();
+	reason = entry_known(ctx, &packet, now);
+	if (reason)
+		return exit_with(ctx, reason, &packet, 0);
+	entry_begin(&packet, now);
+	if (STOP_AFTER == STAGE_BEGUN)
+		return HOOK_PASS;
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, &packet, 0);
+}
+
+#if !HOOK_IS_XDP
+
+/* Finishes what XDP handed over. */
+static __always_inline int entry_handed_over(struct hook_context *ctx, struct handover *handover)
+{
+	struct forwarding forwarding = { .backend = handover->backend,
+					 .service = handover->service,
+					 .reason = handover->reason };
+	struct packet packet = {};
+	u32 reason = handover->reason, mark = handover->mark;
+
+	if (!exit_is_sent(reason))
+		return exit_with(ctx, reason, &packet, mark);
+	hook_prepare(ctx);
+	if (packet_parse(ctx, &packet))
+		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
+	return exit_with(ctx, forward_send(ctx, &packet, &forwarding), &packet, 0);
+}
+
+#endif
