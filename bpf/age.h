@@ -35,12 +35,10 @@ static __always_inline void age_tidy(u32 table, u32 place)
 	if (!lock)
 		return;
 	slot = table_slot(table, place & ~(BUCKET_SLOTS - 1));
-	next_is_free = slot && !READ_ONCE(slot->word);
+	next_is_free = !READ_ONCE(slot->word);
 #pragma clang loop unroll(disable)
 	for (u32 step = 1; step <= BUCKET_SLOTS; step++) {
-		slot = table_slot(table, place | (BUCKET_SLOTS - step));
-		if (!slot)
-			break;
+		slot = table_slot(table, (place & ~(BUCKET_SLOTS - 1)) | (BUCKET_SLOTS - step));
 		word = READ_ONCE(slot->word);
 		if (next_is_free && word_state(word) == STATE_DEAD)
 			word = word_change(&slot->word, word, 0) ? 0 : word;
@@ -54,25 +52,19 @@ static __always_inline void age_next(u32 table, struct hand *hand, u64 now)
 {
 	u32 place = hand->place++ & (table_slots(table) - 1);
 	struct slot *slot = table_slot(table, place);
-	u64 *round;
 
-	if (slot)
-		age_slot(table, slot, READ_ONCE(slot->word), false, now);
+	age_slot(table, slot, READ_ONCE(slot->word), false, now);
 	if (place != table_slots(table) - 1)
 		return;
-	round = rounds.lookup(&table);
-	if (round)
-		*round = hand->began;
+	*ROW(rounds, table) = hand->began;
 	hand->began = now;
 }
 
 /* Ages the slots that follow this CPU's clock hand, at most a bucket's, and tidies that bucket. */
-static __always_inline void age_behind_hand(u32 table, u32 slots, u64 now)
+static __always_inline void age_behind_hand(u32 table, u64 cpu, u32 slots, u64 now)
 {
-	struct hand *hand = hands.lookup(&table);
+	struct hand *hand = CPU_ROW(hands, cpu, table);
 
-	if (!hand)
-		return;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < BUCKET_SLOTS; i++) {
 		if (i >= slots)
@@ -91,9 +83,9 @@ static __always_inline void age_connections(struct journey *journey)
 	u32 slots = journey->catch_ups ? BUCKET_SLOTS : HAND_STEP;
 
 	if (packet_is_ipv6(&journey->packet))
-		age_behind_hand(TABLE_CONNECTIONS6, slots, journey->now);
+		age_behind_hand(TABLE_CONNECTIONS6, journey->packet.cpu, slots, journey->now);
 	else
-		age_behind_hand(TABLE_CONNECTIONS4, slots, journey->now);
+		age_behind_hand(TABLE_CONNECTIONS4, journey->packet.cpu, slots, journey->now);
 }
 
 /* A few of the table that the client's new entry went into. */
@@ -102,27 +94,23 @@ static __always_inline void age_persistence(struct journey *journey)
 	if (!journey->bound)
 		return;
 	if (packet_is_ipv6(&journey->packet))
-		age_behind_hand(TABLE_PERSISTENCE6, HAND_STEP, journey->now);
+		age_behind_hand(TABLE_PERSISTENCE6, journey->packet.cpu, HAND_STEP, journey->now);
 	else
-		age_behind_hand(TABLE_PERSISTENCE4, HAND_STEP, journey->now);
+		age_behind_hand(TABLE_PERSISTENCE4, journey->packet.cpu, HAND_STEP, journey->now);
 }
 
 /* No hand has seen the whole table since ROUND_LIMIT ago. */
 static __always_inline bool age_is_overdue(u32 table, u64 now)
 {
-	u64 *round = rounds.lookup(&table);
-
-	return round && now - *round > ROUND_LIMIT;
+	return now - *ROW(rounds, table) > ROUND_LIMIT;
 }
 
 /* One entry of the service in the hash's bucket goes, so that it may have another there. */
 static __always_inline bool age_make_room(u32 table, u32 hash, struct journey *journey)
 {
 	struct seat seat = {};
-	struct slot *slot;
 
 	if (!table_seek_victim(table, hash, journey->now, journey->service, &seat))
 		return false;
-	slot = table_slot(table, seat.place);
-	return slot && age_slot(table, slot, seat.word, true, journey->now);
+	return age_slot(table, table_slot(table, seat.place), seat.word, true, journey->now);
 }

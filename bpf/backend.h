@@ -2,23 +2,19 @@
 /* The backend's word where it is still the one that `reference` names, else 0. */
 static __always_inline u64 backend_word(u64 reference)
 {
-	u32 id = (u32)reference;
-	struct backend *backend = backends.lookup(&id);
+	u64 word = READ_ONCE(ROW(backends, reference)->word);
 
-	if (!backend)
+	if (word >> 32 != reference >> 32 || !(word & BACKEND_PRESENT))
 		return 0;
-	if (backend->word >> 32 != reference >> 32 || !(backend->word & BACKEND_PRESENT))
-		return 0;
-	return backend->word;
+	return word;
 }
 
 /* Adds to what the backend carries; nothing where its id belongs to another by now. */
 static __always_inline void backend_load(u64 reference, s64 active, s64 total)
 {
-	u32 id = (u32)reference;
-	struct load *load = loads.lookup(&id);
+	struct load *load = ROW(loads, reference);
 
-	if (!load || !backend_word(reference))
+	if (!backend_word(reference))
 		return;
 	if (active)
 		__sync_fetch_and_add(&load->active, active);

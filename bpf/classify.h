@@ -3,24 +3,16 @@
 
 static __always_inline bool classify_filter_has(u64 sum)
 {
-	u32 word = sum >> (FILTER_SHIFT + 6);
-	u64 *bits = filter.lookup(&word);
+	u64 bits = *ROW(filter, sum >> (FILTER_SHIFT + 6));
 
-	return bits && *bits >> (sum >> FILTER_SHIFT & 63) & 1;
+	return bits >> (sum >> FILTER_SHIFT & 63) & 1;
 }
 
 /* Some service or rule names where the packet goes, or perhaps does. */
 static __always_inline bool classify_concerns(struct hook_context *ctx, struct packet *packet)
 {
 	return classify_filter_has(packet->target_sum) ||
-	       classify_filter_has(packet->address_sum) || hook_mark(ctx);
-}
-
-static __always_inline u64 classify_switch(u32 index)
-{
-	u64 *word = switches.lookup(&index);
-
-	return word ? READ_ONCE(*word) : 0;
+	       classify_filter_has(packet_address_sum(packet)) || hook_mark(ctx);
 }
 
 /* Where the packet goes, as a verdict holds it. */
@@ -53,14 +45,14 @@ static __always_inline int classify_anew(struct hook_context *ctx, struct journe
 static __always_inline int classify_packet(struct hook_context *ctx, struct journey *journey)
 {
 	u32 index = journey->packet.target_sum >> 32 & (VERDICTS - 1);
-	struct verdict target = {}, *known = verdicts.lookup(&index);
+	struct verdict target = {}, *known = CPU_ROW(verdicts, journey->packet.cpu, index);
 	u64 epoch, marks;
 	int reason;
 
 	/* read before the rules: what changes after this is not remembered as of now */
-	epoch = classify_switch(SWITCH_EPOCH);
-	marks = classify_switch(SWITCH_MARKS);
-	if (!known || hook_mark(ctx) || !MARK_BY_TARGET(marks))
+	epoch = READ_ONCE(*ROW(switches, SWITCH_EPOCH));
+	marks = READ_ONCE(*ROW(switches, SWITCH_MARKS));
+	if (hook_mark(ctx) || !MARK_BY_TARGET(marks))
 		return classify_anew(ctx, journey, marks);
 	classify_target(&journey->packet, &target);
 	journey->verdict = index + 1;
@@ -70,7 +62,8 @@ static __always_inline int classify_packet(struct hook_context *ctx, struct jour
 		if (known->reason)
 			return known->reason;
 		journey->service = known->service;
-		return service_enter(journey) ? REASON_OK : REASON_INTERNAL;
+		service_enter(journey);
+		return REASON_OK;
 	}
 	reason = classify_anew(ctx, journey, marks);
 	target.epoch = epoch;
@@ -84,10 +77,9 @@ static __always_inline int classify_packet(struct hook_context *ctx, struct jour
 /* The packet's address is this host's now; asked once in a jiffy. */
 static __always_inline bool classify_is_local(struct hook_context *ctx, struct journey *journey)
 {
-	u32 index = journey->verdict - 1;
-	struct verdict *known = verdicts.lookup(&index);
+	struct verdict *known = CPU_ROW(verdicts, journey->packet.cpu, journey->verdict - 1);
 
-	if (!journey->verdict || !known)
+	if (!journey->verdict)
 		return nexthop_is_local(ctx, &journey->packet);
 	if (known->local_at == journey->now)
 		return true;

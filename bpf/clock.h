@@ -3,10 +3,7 @@
 
 static __always_inline u64 clock_now(void)
 {
-	u32 index = SWITCH_CLOCK;
-	u64 *offset = switches.lookup(&index);
-
-	return bpf_jiffies64() + (offset ? *offset : 0);
+	return bpf_jiffies64() + *ROW(switches, SWITCH_CLOCK);
 }
 
 #else

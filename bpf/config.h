@@ -3,7 +3,7 @@
 #error "HZ must be given: jiffies a second on the machine that will run the programs"
 #endif
 
-/* Slots of the tables: powers of two, at least twice what the tables are to hold. */
+/* All capacities are powers of two; the tables have at least twice the slots that they are to hold. */
 #ifndef CONNECTION_SLOTS
 #define CONNECTION_SLOTS 524288
 #endif
@@ -18,6 +18,10 @@
 #endif
 #ifndef INTERFACE_CAPACITY
 #define INTERFACE_CAPACITY 4096
+#endif
+/* At least as many as the machine may have. */
+#ifndef CPUS
+#define CPUS 64
 #endif
 
 /* A change writes beside what it replaces, so these hold everything twice and leave room to move. */

@@ -3,9 +3,9 @@
 /* The service is as it was when the decision began; if not, the decision starts over. */
 static __always_inline void connect_recheck(struct hook_context *ctx, struct journey *journey)
 {
-	u64 *word = service_switches.lookup(&journey->service);
+	u64 word = READ_ONCE(*ROW(service_switches, journey->service));
 
-	if (journey->controlled || (word && *word == journey->service_switch))
+	if (journey->controlled || word == journey->service_switch)
 		return;
 	if (journey->attempts++ >= DECISION_ATTEMPTS)
 		return;
@@ -30,12 +30,9 @@ static __always_inline void connect_again(struct hook_context *ctx, struct journ
 /* Binds the client; without room for an entry it is served all the same. */
 static __always_inline int connect_bind(struct hook_context *ctx, struct journey *journey)
 {
-	u32 row = journey->config;
-	struct service_config *config = service_configs.lookup(&row);
+	struct service_config *config = ROW(service_configs, journey->config);
 	int reason;
 
-	if (!config)
-		return REASON_INTERNAL;
 	if (!share_take(persist_table(&journey->packet), journey->service)) {
 		journey->wanting = PROGRAM_BIND;
 		programs.call(ctx, PROGRAM_ROOM);
@@ -58,9 +55,8 @@ static __always_inline void connect_unbind(struct journey *journey)
 	if (!journey->controlled)
 		return;
 	entry = persist_at(persist_table(packet), (u32)journey->persistence);
-	if (entry)
-		persist_count(entry, journey->persistence, -1,
-			      state_is_lasting(state_first(packet)) ? -1 : 0);
+	persist_count(entry, journey->persistence, -1,
+		      state_is_lasting(state_first(packet)) ? -1 : 0);
 }
 
 /* The service's share of connections, or the program that makes room; false if there is none. */
@@ -85,7 +81,7 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 	if (reason == REASON_BUSY)
 		connect_again(ctx, journey, PROGRAM_CONNECT);
 	if (reason == REASON_OK) {
-		stats_count_connection(journey->service, (u32)journey->backend);
+		stats_count_connection(journey->packet.cpu, journey->service, journey->backend);
 		return REASON_OK;
 	}
 	connect_unbind(journey);

@@ -209,8 +209,6 @@ static __always_inline int connection_sit(u32 table, struct journey *journey, st
 {
 	struct slot *slot = table_slot(table, seat->place);
 
-	if (!slot)
-		return REASON_INTERNAL;
 	connection_read((struct connection *)slot, seat->word, evicted);
 	slot = table_claim(table, seat);
 	if (!slot) {
@@ -227,8 +225,6 @@ static __always_inline int connection_meet(u32 table, struct journey *journey, s
 {
 	struct slot *slot = table_slot(table, seat->place);
 
-	if (!slot)
-		return REASON_INTERNAL;
 	connection_read((struct connection *)slot, seat->word, other);
 	if (journey->now >= expiry_of_connection(other->seen, seat->word))
 		return connection_sit(table, journey, seat, other);

@@ -8,6 +8,7 @@
 #include <uapi/linux/udp.h>
 #include <uapi/linux/pkt_cls.h>
 
+#define DESCRIBE_FLAT
 #include "config.h"
 #include "types.h"
 #include "word.h"
@@ -41,11 +42,8 @@ int read_clock(struct xdp_md *ctx)
 static __always_inline void reap_slot(u32 table, struct reap_item *item, u64 now)
 {
 	struct slot *slot = table_slot(table, item->place);
-	u64 word;
+	u64 word = READ_ONCE(slot->word);
 
-	if (!slot)
-		return;
-	word = READ_ONCE(slot->word);
 	if (word >> WORD_GENERATION_SHIFT == item->generation)
 		item->removed = age_slot(table, slot, word, item->force, now);
 }
@@ -72,10 +70,7 @@ int reap(struct xdp_md *ctx)
 /* Counts an entry for its service. */
 static __always_inline void sweep_share(u32 table, u32 service)
 {
-	struct share *share = share_recounts.lookup(&service);
-
-	if (share)
-		(*share_count(share, table))++;
+	(*share_count(ROW(share_recounts, service), table))++;
 }
 
 /* Lets the filter's next half pass what the connection is about. */
@@ -83,21 +78,18 @@ static __always_inline void sweep_concern(u32 table, struct slot *slot)
 {
 	u64 sum = table_is_ipv6(table) ? hash_virtual6(slot->key) + hash_target(slot->key[4]) :
 					 hash_virtual4(slot->key[0]) + hash_target(slot->key[1]);
-	u32 word = FILTER_WORDS + (sum >> (64 - FILTER_BITS + 6));
-	u64 *bits = filter.lookup(&word);
 
-	if (bits)
-		*bits |= 1ULL << (sum >> (64 - FILTER_BITS) & 63);
+	*ROW(filter, FILTER_WORDS + (sum >> (64 - FILTER_BITS + 6))) |=
+		1ULL << (sum >> (64 - FILTER_BITS) & 63);
 }
 
 /* Counts a connection for the backend that it goes to. */
 static __always_inline void sweep_count(struct connection *connection, u64 word)
 {
 	u64 reference = connection->backend;
-	u32 id = (u32)reference;
-	struct load *load = recounts.lookup(&id);
+	struct load *load = ROW(recounts, reference);
 
-	if (!load || !backend_word(reference))
+	if (!backend_word(reference))
 		return;
 	load->total++;
 	load->active += state_is_active(word_state(word));
@@ -112,8 +104,6 @@ static __always_inline void sweep_table(u32 table, struct sweep_item *item, u64 
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < SWEEP_STEP; i++) {
 		slot = table_slot(table, first + i);
-		if (!slot)
-			break;
 		word = READ_ONCE(slot->word);
 		if (!word_is_used(word))
 			continue;
@@ -173,14 +163,14 @@ static __always_inline u64 *heal_entry(struct heal_item *item, u32 *words)
 
 	if (item->map == HEALED_LOADS) {
 		*words = sizeof(struct load) / sizeof(u64);
-		return (u64 *)loads.lookup(&index);
+		return (u64 *)ROW(loads, index);
 	}
 	if (item->map == HEALED_SHARES) {
 		*words = sizeof(struct share) / sizeof(u64);
-		return (u64 *)shares.lookup(&index);
+		return (u64 *)ROW(shares, index);
 	}
 	*words = sizeof(struct pool) / sizeof(u64);
-	return (u64 *)pools.lookup(&index);
+	return (u64 *)ROW(pools, index);
 }
 
 /* Adds to the count that the packet names. */
@@ -195,7 +185,7 @@ int heal(struct xdp_md *ctx)
 	change = item->change;
 	word = item->word;
 	entry = heal_entry(item, &words);
-	if (!entry || word >= words)
+	if (word >= words)
 		return XDP_ABORTED;
 #pragma unroll
 	for (u32 i = 0; i < sizeof(struct pool) / sizeof(u64); i++)

@@ -10,16 +10,13 @@
 /* The frame is for this host at layer 2. */
 static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct packet *packet)
 {
-	u32 ifindex = packet->ifindex;
-	struct interface *interface = interfaces.lookup(&ifindex);
+	struct interface *interface = maps_interface(packet->ifindex);
 	u64 mac = packet_destination_mac(ctx);
 	struct mac_key key = {};
 
-	if (interface) {
-		packet->interface = interface->flags;
-		if (interface->mac == mac)
-			return true;
-	}
+	packet->interface = interface->flags;
+	if (interface->mac == mac)
+		return true;
 	if ((mac & VRRP_MASK) == VRRP_IPV4 || (mac & VRRP_MASK) == VRRP_IPV6)
 		return true;
 	key.mac = mac;
@@ -37,14 +34,6 @@ static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct p
 
 #endif
 
-static __always_inline u64 entry_settings(void)
-{
-	u32 index = SWITCH_SETTINGS;
-	u64 *settings = switches.lookup(&index);
-
-	return settings ? *settings : 0;
-}
-
 /* The packet is not to be sent where its connection says; leaves why, or that it is a new one. */
 static __always_inline bool entry_is_over(struct packet *packet, struct connection *connection,
 					  struct account *account, u64 now, int *reason)
@@ -55,7 +44,7 @@ static __always_inline bool entry_is_over(struct packet *packet, struct connecti
 		backend = backend_word(account->backend);
 		if (backend && !(packet->flags & TCP_SYN))
 			return false;
-		settings = entry_settings();
+		settings = *ROW(switches, SWITCH_SETTINGS);
 		if (!backend && !(settings & SETTING_EXPIRE_NODEST_CONN)) {
 			*reason = REASON_BACKEND_GONE;
 			return true;
@@ -99,15 +88,12 @@ static __always_inline int entry_known(struct hook_context *ctx, struct packet *
 /* Starts the journey of a packet that no connection knows. */
 static __always_inline void entry_begin(struct packet *packet, u64 now)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 
-	if (!journey)
-		return;
 	/* the rest is written before it is read */
 	journey->packet = *packet;
 	journey->now = now;
-	journey->settings = entry_settings();
+	journey->settings = *ROW(switches, SWITCH_SETTINGS);
 	journey->attempts = 0;
 	journey->backend = 0;
 	journey->scan = 0;
@@ -122,33 +108,55 @@ static __always_inline void entry_begin(struct packet *packet, u64 now)
 	journey->verdict = 0;
 }
 
-static __always_inline int entry_packet(struct hook_context *ctx)
+/* The way of a packet whose type and offset are known. */
+static __always_inline int entry_flow(struct hook_context *ctx, struct packet *packet)
 {
-	struct packet packet = {};
+	int reason = packet_parse(ctx, packet);
 	u64 now;
-	int reason;
 
-	hook_prepare(ctx);
-	reason = packet_parse(ctx, &packet);
 	if (reason)
-		return exit_with(ctx, reason, &packet, 0);
+		return exit_with(ctx, reason, packet, 0);
 	if (STOP_AFTER == STAGE_PARSED)
 		return HOOK_PASS;
-	if (!entry_is_for_host(ctx, &packet))
-		return exit_with(ctx, REASON_OTHER_HOST, &packet, 0);
-	if (!classify_concerns(ctx, &packet))
-		return exit_with(ctx, REASON_NO_SERVICE, &packet, 0);
+	packet_hash(packet);
+	if (!entry_is_for_host(ctx, packet))
+		return exit_with(ctx, REASON_OTHER_HOST, packet, 0);
+	if (!classify_concerns(ctx, packet))
+		return exit_with(ctx, REASON_NO_SERVICE, packet, 0);
 	if (STOP_AFTER == STAGE_CONCERNED)
 		return HOOK_PASS;
 	now = clock_now();
-	reason = entry_known(ctx, &packet, now);
+	reason = entry_known(ctx, packet, now);
 	if (reason)
-		return exit_with(ctx, reason, &packet, 0);
-	entry_begin(&packet, now);
+		return exit_with(ctx, reason, packet, 0);
+	entry_begin(packet, now);
 	if (STOP_AFTER == STAGE_BEGUN)
 		return HOOK_PASS;
 	programs.call(ctx, PROGRAM_NEW);
-	return exit_with(ctx, REASON_INTERNAL, &packet, 0);
+	return exit_with(ctx, REASON_INTERNAL, packet, 0);
+}
+
+/* The families part here, so that neither asks again which it is. */
+static __always_inline int entry_packet(struct hook_context *ctx)
+{
+	u64 cpu = bpf_get_smp_processor_id();
+	struct packet frame = { .cpu = cpu };
+	struct packet packet4 = { .cpu = cpu, .type = ETHERNET_IPV4 };
+	struct packet packet6 = { .cpu = cpu, .type = ETHERNET_IPV6 };
+	int reason;
+
+	hook_prepare(ctx);
+	reason = packet_parse_ethernet(ctx, &frame);
+	if (reason)
+		return exit_with(ctx, reason, &frame, 0);
+	if (packet_is_ipv6(&frame)) {
+		packet6.ip_offset = frame.ip_offset;
+		packet6.vlan = frame.vlan;
+		return entry_flow(ctx, &packet6);
+	}
+	packet4.ip_offset = frame.ip_offset;
+	packet4.vlan = frame.vlan;
+	return entry_flow(ctx, &packet4);
 }
 
 #if !HOOK_IS_XDP
@@ -159,13 +167,13 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 	struct forwarding forwarding = { .backend = handover->backend,
 					 .service = handover->service,
 					 .reason = handover->reason };
-	struct packet packet = {};
+	struct packet packet = { .cpu = bpf_get_smp_processor_id() };
 	u32 reason = handover->reason, mark = handover->mark;
 
 	if (!exit_is_sent(reason))
 		return exit_with(ctx, reason, &packet, mark);
 	hook_prepare(ctx);
-	if (packet_parse(ctx, &packet))
+	if (packet_parse_ethernet(ctx, &packet) || packet_parse(ctx, &packet))
 		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
 	return exit_with(ctx, forward_send(ctx, &packet, &forwarding), &packet, 0);
 }

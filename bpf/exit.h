@@ -19,21 +19,16 @@ static __always_inline int exit_pass(struct hook_context *ctx, int reason, struc
 				     u32 mark)
 {
 	struct handover handover = { .magic = HANDOVER_MAGIC, .reason = reason, .mark = mark };
-	struct interface *interface;
-	u32 ifindex;
 
 	if (packet->interface & INTERFACE_NO_METADATA)
 		return HOOK_PASS;
 	if (reason != REASON_NO_METADATA && !mark) {
-		stats_count_reason(reason, 1);
+		stats_count_reason(packet->cpu, reason, 1);
 		return HOOK_PASS;
 	}
 	if (reason != REASON_NO_METADATA && !hook_hand_over(ctx, &handover))
 		return HOOK_PASS;
-	ifindex = packet->ifindex;
-	interface = interfaces.lookup(&ifindex);
-	if (interface)
-		interface->flags |= INTERFACE_NO_METADATA;
+	maps_interface(packet->ifindex)->flags |= INTERFACE_NO_METADATA;
 	return HOOK_PASS;
 }
 
@@ -45,7 +40,7 @@ static __always_inline int exit_pass(struct hook_context *ctx, int reason, struc
 {
 	if (mark)
 		ctx->mark = mark;
-	stats_count_reason(reason, hook_segments(ctx));
+	stats_count_reason(packet->cpu, reason, hook_segments(ctx));
 	return HOOK_PASS;
 }
 
@@ -57,11 +52,11 @@ static __always_inline int exit_with(struct hook_context *ctx, int reason, struc
 	if (reason == REASON_HANDED_OVER)
 		return HOOK_PASS;
 	if (exit_is_sent(reason)) {
-		stats_count_reason(reason, hook_segments(ctx));
+		stats_count_reason(packet->cpu, reason, hook_segments(ctx));
 		return packet->action;
 	}
 	if (exit_is_drop(reason)) {
-		stats_count_reason(reason, hook_segments(ctx));
+		stats_count_reason(packet->cpu, reason, hook_segments(ctx));
 		return HOOK_DROP;
 	}
 	return exit_pass(ctx, reason, packet, mark);

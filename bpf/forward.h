@@ -36,13 +36,10 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
-	u32 id = forwarding->backend;
-	struct lane *lane = lanes.lookup(&id);
+	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
 	bool fresh = false;
 	int reason;
 
-	if (!lane)
-		return REASON_INTERNAL;
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
 	if (forwarding->now >= lane->until) {
@@ -64,7 +61,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return REASON_INTERNAL;
 	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
 		return REASON_INTERNAL;
-	stats_count_packet(forwarding->service, lane, 1, packet->bytes);
+	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
 	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
 	return forwarding->reason;
 }
@@ -85,14 +82,11 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
-	u32 id = forwarding->backend;
-	struct lane *lane = lanes.lookup(&id);
+	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
 	struct neighbour_parameters neighbour = {};
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	int reason;
 
-	if (!lane)
-		return REASON_INTERNAL;
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
@@ -104,7 +98,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return REASON_INTERNAL;
 	if (packet_age(ctx, packet))
 		return REASON_INTERNAL;
-	stats_count_packet(forwarding->service, lane, segments,
+	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
 			   packet->bytes + (segments - 1) * packet->headers);
 	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
 	return forwarding->reason;

@@ -22,7 +22,7 @@ struct journey {
 		struct flow6 client6;
 		u64 client[5];
 	};
-	u32 client_hash;
+	u64 client_hash;
 	u32 bound; /* a persistence entry was made */
 	u32 persistent; /* the service is */
 	u32 scheduler;

@@ -50,17 +50,15 @@ int entry(struct hook_context *ctx)
 /* The TC entry: the end of XDP's road, or the whole of it where there is no XDP. */
 int entry(struct hook_context *ctx)
 {
-	u32 ifindex = hook_ifindex(ctx);
-	struct interface *interface = interfaces.lookup(&ifindex);
+	u32 flags = maps_interface(hook_ifindex(ctx))->flags;
 	struct handover *handover;
 
-	if (interface && interface->flags & INTERFACE_GENERIC && hook_repair(ctx))
+	if (flags & INTERFACE_GENERIC && hook_repair(ctx))
 		return HOOK_PASS;
 	handover = (void *)(long)ctx->data_meta;
 	if ((void *)(handover + 1) <= (void *)(long)ctx->data && handover->magic == HANDOVER_MAGIC)
 		return entry_handed_over(ctx, handover);
-	if (interface && interface->flags & INTERFACE_XDP &&
-	    !(interface->flags & INTERFACE_NO_METADATA))
+	if (flags & INTERFACE_XDP && !(flags & INTERFACE_NO_METADATA))
 		return HOOK_PASS;
 	return entry_packet(ctx);
 }
@@ -70,22 +68,16 @@ int entry(struct hook_context *ctx)
 /* The new-connection program: mark, service, persistence entry; then a scheduler or connect. */
 int new_connection(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 
-	if (!journey)
-		return HOOK_PASS;
 	return exit_with(ctx, new_decide(ctx, journey), &journey->packet, journey->mark);
 }
 
 /* The ageing program: tables that are about to grow, or counts that a choice goes by. */
 int age_tables(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 
-	if (!journey)
-		return HOOK_PASS;
 	age_connections(journey);
 	if (!journey->catch_ups) {
 		age_persistence(journey);
@@ -103,12 +95,9 @@ int age_tables(struct hook_context *ctx)
 /* The bind program: the entry of a persistent client that has none yet, or whose entry is over. */
 int bind_client(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	int reason;
 
-	if (!journey)
-		return HOOK_PASS;
 	connect_recheck(ctx, journey);
 	reason = connect_bind(ctx, journey);
 	if (reason || STOP_AFTER == STAGE_BOUND)
@@ -120,12 +109,9 @@ int bind_client(struct hook_context *ctx)
 /* The connect program: connection, first packet on its way. */
 int connect_backend(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	int reason;
 
-	if (!journey)
-		return HOOK_PASS;
 	connect_recheck(ctx, journey);
 	if (STOP_AFTER == STAGE_AGED)
 		return HOOK_PASS;
@@ -140,11 +126,8 @@ int connect_backend(struct hook_context *ctx)
 /* The program for a service that has as many entries as it may: a lesser one of its own goes. */
 int make_room(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 
-	if (!journey)
-		return HOOK_PASS;
 	connect_make_room(ctx, journey);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 }
@@ -169,49 +152,37 @@ static __always_inline int schedule_exit(struct hook_context *ctx, struct journe
 /* The version of the service that the journey is on. */
 static __always_inline struct service_config *schedule_config(struct journey *journey)
 {
-	return journey ? service_configs.lookup(&journey->config) : NULL;
+	return ROW(service_configs, journey->config);
 }
 
 int scheduler_rr(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	struct service_config *config = schedule_config(journey);
 
-	if (!journey || !config)
-		return HOOK_PASS;
 	return schedule_exit(ctx, journey, schedule_rr(journey, config), SCHEDULER_RR);
 }
 
 int scheduler_wrr(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	struct service_config *config = schedule_config(journey);
 
-	if (!journey || !config)
-		return HOOK_PASS;
 	return schedule_exit(ctx, journey, schedule_wrr(journey, config), SCHEDULER_WRR);
 }
 
 int scheduler_wlc(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	struct service_config *config = schedule_config(journey);
 
-	if (!journey || !config)
-		return HOOK_PASS;
 	return schedule_exit(ctx, journey, schedule_wlc(journey, config), SCHEDULER_WLC);
 }
 
 int scheduler_sh(struct hook_context *ctx)
 {
-	u32 zero = 0;
-	struct journey *journey = journeys.lookup(&zero);
+	struct journey *journey = maps_journey();
 	struct service_config *config = schedule_config(journey);
 
-	if (!journey || !config)
-		return HOOK_PASS;
 	return schedule_exit(ctx, journey, schedule_sh(journey, config), SCHEDULER_SH);
 }

@@ -1,11 +1,44 @@
-/* Every map.  TABLE is the loader's: a new map, or one that is pinned already. */
+/*
+ * Every map.  TABLE is the loader's: a new map, or one that is pinned already.
+ *
+ * A flat table is an array of one entry that holds all rows, so that programs compute where a row
+ * is instead of asking a helper.  The loader makes it and writes its descriptor where a program
+ * names its number; control.c alone declares it to the compiler, for what the rows look like.
+ * The number of rows is a power of two.
+ */
+#ifdef DESCRIBE_FLAT
+#define FLAT_DESCRIPTION(type, row, name, rows) \
+	BPF_F_TABLE(type, u32, row, name, rows, BPF_F_NO_PREALLOC);
+#else
+#define FLAT_DESCRIPTION(type, row, name, rows)
+#endif
+#define FLAT_NAMES(row, name, rows, number) \
+	typedef row name##_row;             \
+	enum {                              \
+		name##_rows = rows,         \
+		name##_number = number      \
+	};
+#define FLAT_TABLE(type, key, row, name, rows, number) \
+	FLAT_DESCRIPTION("hash", row, name, rows)      \
+	FLAT_NAMES(row, name, rows, number)
+#define FLAT_CPU_TABLE(type, key, row, name, rows, number) \
+	FLAT_DESCRIPTION("percpu_hash", row, name, rows)   \
+	FLAT_NAMES(row, name, rows, number)
+
+/* BPF_PSEUDO_MAP_VALUE: where the first row is. */
+#define FLAT_FIRST(name) ((name##_row *)bpf_pseudo_fd(2, name##_number))
+/* The row at an index, whose bits beyond the number of rows do not count. */
+#define ROW(name, index) (FLAT_FIRST(name) + ((index) & (name##_rows - 1)))
+/* The same in a CPU's part. */
+#define CPU_ROW(name, cpu, index) \
+	(FLAT_FIRST(name) + ((cpu) & (CPUS - 1)) * name##_rows + ((index) & (name##_rows - 1)))
 
 /* Written by the control plane. */
 
 /* Words switched with one store; fixed size. */
-TABLE("array", u32, u64, switches, SWITCH_MAX, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, u64, switches, SWITCH_MAX, FLAT_SWITCHES)
 /* State -> jiffies that a connection lives in it without a packet. */
-TABLE("array", u32, u32, timeouts, STATE_MAX, 0)
+FLAT_TABLE("array", u32, u32, timeouts, STATE_MAX, FLAT_TIMEOUTS)
 /* What names a service -> its id; one to three keys a service. */
 TABLE("hash", struct service_key, u32, services, SERVICE_CAPACITY, 0)
 /*
@@ -13,24 +46,25 @@ TABLE("hash", struct service_key, u32, services, SERVICE_CAPACITY, 0)
  * that one names with many ports; set before it is needed, taken away by sweeps alone, which build
  * the second half anew.
  */
-TABLE("array", u32, u64, filter, 2 * FILTER_WORDS, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, u64, filter, 2 * FILTER_WORDS, FLAT_FILTER)
 /* Service id -> generation << 32 | row of service_configs; one store changes a service. */
-TABLE("array", u32, u64, service_switches, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, u64, service_switches, SERVICE_CAPACITY, FLAT_SERVICE_SWITCHES)
 /* Versions of services; two for each service. */
-TABLE("array", u32, struct service_config, service_configs, SERVICE_CONFIG_CAPACITY, 0)
+FLAT_TABLE("array", u32, struct service_config, service_configs, SERVICE_CONFIG_CAPACITY,
+	   FLAT_SERVICE_CONFIGS)
 /* Backend lists, in scheduling order, each a range that one service_config names. */
 TABLE("array", u32, struct member, members, MEMBER_CAPACITY, 0)
 /* Hash tables of sh, as places in a list, each a range that one service_config names. */
 TABLE("array", u32, u32, slots, SLOT_CAPACITY, 0)
 /* Backend id -> backend. */
-TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
 /* Exact mark rules, keyed with the generation of the rule set. */
 TABLE("hash", struct mark_key, struct mark_verdict, mark_exact, MARK_EXACT_CAPACITY,
       BPF_F_NO_PREALLOC)
 /* Ordered mark rules: one half in use, the other being written. */
 TABLE("array", u32, struct mark_rule, mark_rules, MARK_RULE_CAPACITY, 0)
 /* Interface index -> MAC and what XDP may do there; the data plane sets INTERFACE_NO_METADATA. */
-TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, 0)
+FLAT_TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, FLAT_INTERFACES)
 /* More MACs of this host: upper devices'. */
 TABLE("hash", struct mac_key, u32, local_macs, 1024, 0)
 /* This host's addresses, for where the kernel's FIB will not say. */
@@ -39,42 +73,56 @@ TABLE("hash", struct address_key, u32, local_addresses, 4096, 0)
 /* Written by the data plane. */
 
 /* Connections and persistence entries: buckets of BUCKET_SLOTS slots. */
-TABLE("array", u32, struct connection4, connections4, CONNECTION_SLOTS, BPF_F_MMAPABLE)
-TABLE("array", u32, struct connection6, connections6, CONNECTION_SLOTS, BPF_F_MMAPABLE)
-TABLE("array", u32, struct persistence4, persistence4, PERSISTENCE_SLOTS, BPF_F_MMAPABLE)
-TABLE("array", u32, struct persistence6, persistence6, PERSISTENCE_SLOTS, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct connection4, connections4, CONNECTION_SLOTS, FLAT_CONNECTIONS4)
+FLAT_TABLE("array", u32, struct connection6, connections6, CONNECTION_SLOTS, FLAT_CONNECTIONS6)
+FLAT_TABLE("array", u32, struct persistence4, persistence4, PERSISTENCE_SLOTS, FLAT_PERSISTENCE4)
+FLAT_TABLE("array", u32, struct persistence6, persistence6, PERSISTENCE_SLOTS, FLAT_PERSISTENCE6)
 /* Locks of buckets; only inserts and the clock hand take them. */
-TABLE("array", u32, u64, locks, LOCKS, 0)
+FLAT_TABLE("array", u32, u64, locks, LOCKS, FLAT_LOCKS)
 /* Table -> this CPU's clock hand. */
-TABLE("percpu_array", u32, struct hand, hands, 4, 0)
+FLAT_CPU_TABLE("percpu_array", u32, struct hand, hands, 4, FLAT_HANDS)
 /* Service id -> its entries. */
-TABLE("array", u32, struct share, shares, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct share, shares, SERVICE_CAPACITY, FLAT_SHARES)
 /* Table -> how it is divided among services. */
-TABLE("array", u32, struct pool, pools, 4, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct pool, pools, 4, FLAT_POOLS)
 /* Service id -> its entries as a sweep counts them; zeroed before each sweep. */
-TABLE("array", u32, struct share, share_recounts, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct share, share_recounts, SERVICE_CAPACITY, FLAT_SHARE_RECOUNTS)
 /* Table -> jiffies when the last round of a clock hand that is complete began. */
-TABLE("array", u32, u64, rounds, 4, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, u64, rounds, 4, FLAT_ROUNDS)
 /* Backend id -> connections as a sweep counts them; zeroed before each sweep. */
-TABLE("array", u32, struct load, recounts, BACKEND_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct load, recounts, BACKEND_CAPACITY, FLAT_RECOUNTS)
 /* Hash of address, port and protocol -> what this CPU found of them. */
-TABLE("percpu_array", u32, struct verdict, verdicts, VERDICTS, 0)
+FLAT_CPU_TABLE("percpu_array", u32, struct verdict, verdicts, VERDICTS, FLAT_VERDICTS)
 /* Service id -> generation << 48 | position << 32 | weight: where rr and wrr stand. */
-TABLE("array", u32, u64, service_cursors, SERVICE_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, u64, service_cursors, SERVICE_CAPACITY, FLAT_SERVICE_CURSORS)
 /* Backend id -> active and all connections. */
-TABLE("array", u32, struct load, loads, BACKEND_CAPACITY, BPF_F_MMAPABLE)
+FLAT_TABLE("array", u32, struct load, loads, BACKEND_CAPACITY, FLAT_LOADS)
 /* Backend id -> next hop, as this CPU last found it, and what this CPU sent there. */
-TABLE("percpu_array", u32, struct lane, lanes, BACKEND_CAPACITY, 0)
+FLAT_CPU_TABLE("percpu_array", u32, struct lane, lanes, BACKEND_CAPACITY, FLAT_LANES)
 /* Backend id -> jiffies when a packet last took the kernel's road to it. */
-TABLE("array", u32, u64, nexthop_probes, BACKEND_CAPACITY, 0)
+FLAT_TABLE("array", u32, u64, nexthop_probes, BACKEND_CAPACITY, FLAT_NEXTHOP_PROBES)
 /* Packets by reason. */
-TABLE("percpu_array", u32, u64, reasons, REASON_MAX, 0)
+FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
 /* Counters by service id. */
-TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_CAPACITY, 0)
+FLAT_CPU_TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_CAPACITY,
+	       FLAT_SERVICE_COUNTERS)
+
+/* What a packet's programs hand over to each other; each hook has its row. */
+FLAT_CPU_TABLE("percpu_array", u32, struct journey, journeys, 2, FLAT_JOURNEYS)
 
 /* Of one hook's set of programs alone, never pinned. */
 
-/* What a packet's programs hand over to each other. */
-BPF_PERCPU_ARRAY(journeys, struct journey, 1);
-/* New, connect and the schedulers. */
+/* By enum program. */
 BPF_PROG_ARRAY(programs, PROGRAM_MAX);
+
+/* The row of an interface; row 0, which says nothing, where its index is beyond the table. */
+static __always_inline struct interface *maps_interface(u64 ifindex)
+{
+	return ROW(interfaces, ifindex < INTERFACE_CAPACITY ? ifindex : 0);
+}
+
+/* What this packet's programs hand over to each other. */
+static __always_inline struct journey *maps_journey(void)
+{
+	return CPU_ROW(journeys, bpf_get_smp_processor_id(), HOOK_IS_XDP);
+}

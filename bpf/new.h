@@ -3,10 +3,8 @@
 /* A persistent client's entry gives the backend, else the scheduler will. */
 static __always_inline int new_choose(struct hook_context *ctx, struct journey *journey)
 {
-	struct service_config *config = service_configs.lookup(&journey->config);
+	struct service_config *config = ROW(service_configs, journey->config);
 
-	if (!config)
-		return REASON_INTERNAL;
 	journey->persistent = config->flags & SERVICE_PERSISTENT;
 	if (journey->persistent)
 		persist_choose(journey, config);

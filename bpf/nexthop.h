@@ -53,12 +53,9 @@ static __always_inline bool nexthop_is_local(struct hook_context *ctx, struct pa
 /* One packet an interval takes the kernel's road, so that the kernel confirms the neighbour. */
 static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 interval)
 {
-	u64 *probed = nexthop_probes.lookup(&backend);
-	u64 before;
+	u64 *probed = ROW(nexthop_probes, backend);
+	u64 before = *probed;
 
-	if (!probed)
-		return false;
-	before = *probed;
 	if (before && now - before < interval)
 		return false;
 	return __sync_val_compare_and_swap(probed, before, now) == before;
@@ -66,24 +63,19 @@ static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 inter
 
 static __always_inline u32 nexthop_road(struct hook_context *ctx, u32 ifindex)
 {
-	struct interface *interface;
-
 	if (ifindex == hook_ifindex(ctx))
 		return ROAD_TX;
-	interface = interfaces.lookup(&ifindex);
-	return interface && interface->flags & INTERFACE_TRANSMIT ? ROAD_REDIRECT : ROAD_TC;
+	return maps_interface(ifindex)->flags & INTERFACE_TRANSMIT ? ROAD_REDIRECT : ROAD_TC;
 }
 
 /* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
 static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane *lane, u32 id,
 					   u64 now)
 {
-	struct backend *backend = backends.lookup(&id);
+	struct backend *backend = ROW(backends, id);
 	struct bpf_fib_lookup fib = {};
 	int answer;
 
-	if (!backend)
-		return REASON_INTERNAL;
 	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
 	lane->road = ROAD_TC;
 	if (answer == FIB_NO_NEIGHBOUR || answer == FIB_UNSUPPORTED_TUNNEL || answer < 0)
@@ -109,12 +101,10 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane
 static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *ifindex, u32 *mtu,
 					 struct neighbour_parameters *neighbour)
 {
-	struct backend *backend = backends.lookup(&id);
+	struct backend *backend = ROW(backends, id);
 	struct bpf_fib_lookup fib = {};
 	int answer;
 
-	if (!backend)
-		return REASON_INTERNAL;
 	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
 	if (answer == FIB_NOT_FORWARDED)
 		return nexthop_unforwarded(backend);

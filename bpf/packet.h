@@ -21,19 +21,20 @@ struct packet {
 		struct flow6 flow6;
 		u64 key[5]; /* the same as the words that a search compares */
 	};
-	u64 address_sum; /* of the hash: over the virtual address, */
-	u64 target_sum; /* and over its port and protocol as well */
-	u32 hash;
-	u32 bytes; /* of the IP packet */
+	u64 target_sum; /* of the hash: over virtual address, port and protocol */
+	u64 hash;
+	u64 cpu; /* that this is */
+	u64 bytes; /* of the IP packet */
 	u32 ifindex;
-	u16 ip_offset;
-	u16 vlan; /* the outermost tag + 1, 0: none */
-	u16 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
-	u16 headers; /* bytes of IP and transport headers */
-	u8 flags; /* TCP's */
-	u8 ttl;
-	u16 interface; /* flags of the interface that it came by */
+	u32 ip_offset;
+	u32 headers; /* bytes of IP and transport headers */
+	u32 vlan; /* the outermost tag + 1, 0: none */
+	u32 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
+	u32 interface; /* flags of the interface that it came by */
+	u32 flags; /* TCP's */
+	u32 ttl;
 	u32 action; /* what forwarding decided on */
+	u32 padding;
 };
 
 static __always_inline bool packet_is_ipv6(struct packet *packet)
@@ -41,19 +42,39 @@ static __always_inline bool packet_is_ipv6(struct packet *packet)
 	return packet->type == ETHERNET_IPV6;
 }
 
+/* The key's last word: client port, virtual port, protocol. */
+static __always_inline u64 packet_ports(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? packet->key[4] : packet->key[1];
+}
+
 static __always_inline u8 packet_protocol(struct packet *packet)
 {
-	return packet_is_ipv6(packet) ? packet->flow6.protocol : packet->flow4.protocol;
+	return packet_ports(packet) >> 32;
 }
 
 static __always_inline __be16 packet_virtual_port(struct packet *packet)
 {
-	return packet_is_ipv6(packet) ? packet->flow6.virtual_port : packet->flow4.virtual_port;
+	return packet_ports(packet) >> 16;
 }
 
 static __always_inline __be16 packet_client_port(struct packet *packet)
 {
-	return packet_is_ipv6(packet) ? packet->flow6.client_port : packet->flow4.client_port;
+	return packet_ports(packet);
+}
+
+/* The part of the hash's sum that is the virtual address's. */
+static __always_inline u64 packet_address_sum(struct packet *packet)
+{
+	return packet_is_ipv6(packet) ? hash_virtual6(packet->key) : hash_virtual4(packet->key[0]);
+}
+
+static __always_inline void packet_hash(struct packet *packet)
+{
+	packet->target_sum = packet_address_sum(packet) + hash_target(packet_ports(packet));
+	packet->hash = packet->target_sum + (packet_is_ipv6(packet) ? hash_client6(packet->key) :
+								      hash_client4(packet->key)) >>
+		       32;
 }
 
 /* A TCP packet opens a connection with SYN and without RST; SYN+ACK is FTP's active data. */
@@ -68,13 +89,14 @@ static __always_inline bool packet_is_opening(struct packet *packet)
 static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
-	struct vlan_tag *tag = (void *)(ethernet + 1);
+	void *frame = (void *)(long)ctx->data;
+	struct vlan_tag *tag = frame + sizeof(struct ethhdr);
 
-	if ((void *)(ethernet + 1) > end)
+	if ((void *)tag > end)
 		return REASON_MALFORMED;
-	packet->type = ethernet->h_proto;
-	packet->ip_offset = sizeof(*ethernet);
+	/* by bytes, as the packed struct would have it read, it costs three instructions more */
+	packet->type = *(__be16 *)(frame + 2 * ETH_ALEN);
+	packet->ip_offset = sizeof(struct ethhdr);
 	packet->vlan = hook_vlan(ctx);
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
@@ -94,12 +116,6 @@ static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struc
 	return REASON_OK;
 }
 
-/* The key's last word: client port, virtual port and protocol, as a flow4 ends with them. */
-static __always_inline u64 packet_ports(void *transport, u8 protocol)
-{
-	return *(u32 *)transport | (u64)protocol << 32;
-}
-
 /* Reads TCP's flags and how long the header at `transport` is, and leaves the ports in `ports`. */
 static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
 						  u8 protocol, u64 *ports)
@@ -116,32 +132,30 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 			return REASON_MALFORMED;
 		packet->flags = ((u8 *)tcp)[13];
 		packet->headers += tcp->doff * 4;
-		*ports = packet_ports(transport, protocol);
+		*ports = *(u32 *)transport | (u64)IPPROTO_TCP << 32;
 		return REASON_OK;
 	}
 	if ((void *)(udp + 1) > end)
 		return REASON_MALFORMED;
 	packet->headers += sizeof(*udp);
-	*ports = packet_ports(transport, protocol);
+	*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
 	return REASON_OK;
 }
 
 /* Tells whether the frame holds the `bytes` that its IP header promises. */
 static __always_inline bool packet_is_complete(struct hook_context *ctx, struct packet *packet)
 {
-	u32 needed = packet->ip_offset + packet->bytes;
+	u64 needed = packet->ip_offset + packet->bytes;
+	u64 here = (u64)ctx->data_end - (u64)ctx->data;
 
-	if (needed <= (u32)(ctx->data_end - ctx->data))
-		return true;
-	return needed <= hook_length(ctx);
+	return needed <= here || needed <= hook_length(ctx);
 }
 
 static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = (void *)(long)ctx->data + packet->ip_offset;
-	u32 header;
-	int reason;
+	u64 header;
 
 	if ((void *)(ip + 1) > end)
 		return REASON_MALFORMED;
@@ -158,13 +172,9 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 	packet->headers = header;
 	packet->ttl = ip->ttl;
 	/* both addresses; two halves written apart would be slow to read as one word */
-	packet->key[0] = *(u64 *)&ip->saddr;
-	reason = packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
-					&packet->key[1]);
-	packet->address_sum = hash_virtual4(packet->key[0]);
-	packet->target_sum = packet->address_sum + hash_target(packet->key[1]);
-	packet->hash = (packet->target_sum + hash_client4(packet->key)) >> 32;
-	return reason;
+	packet->key[0] = *(u64 *)((void *)ip + __builtin_offsetof(struct iphdr, saddr));
+	return packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
+				      &packet->key[1]);
 }
 
 /* Walks IPv6's extension headers; leaves the transport protocol and its offset from the header. */
@@ -193,6 +203,7 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 	void *end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = (void *)(long)ctx->data + packet->ip_offset;
 	u32 offset = sizeof(*ip);
+	u64 *addresses;
 	u8 protocol;
 	int reason;
 
@@ -209,22 +220,17 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 		return REASON_OTHER_PROTOCOL;
 	packet->headers = offset;
 	packet->ttl = ip->hop_limit;
-	__builtin_memcpy(packet->key, &ip->saddr, 32);
-	reason =
-		packet_parse_transport(packet, (void *)ip + offset, end, protocol, &packet->key[4]);
-	packet->address_sum = hash_virtual6(packet->key);
-	packet->target_sum = packet->address_sum + hash_target(packet->key[4]);
-	packet->hash = (packet->target_sum + hash_client6(packet->key)) >> 32;
-	return reason;
+	addresses = (void *)ip + __builtin_offsetof(struct ipv6hdr, saddr);
+	packet->key[0] = addresses[0];
+	packet->key[1] = addresses[1];
+	packet->key[2] = addresses[2];
+	packet->key[3] = addresses[3];
+	return packet_parse_transport(packet, (void *)ip + offset, end, protocol, &packet->key[4]);
 }
 
-/* Fills `packet`, which the caller has zeroed; whatever is not TCP or UDP over IP gives a reason. */
+/* Reads the rest of a packet whose type and offset are known; leaves all but the hash. */
 static __always_inline int packet_parse(struct hook_context *ctx, struct packet *packet)
 {
-	int reason = packet_parse_ethernet(ctx, packet);
-
-	if (reason)
-		return reason;
 	packet->ifindex = hook_ifindex(ctx);
 	if (packet_is_ipv6(packet))
 		return packet_parse_ipv6(ctx, packet);
@@ -238,7 +244,7 @@ static __always_inline u64 packet_destination_mac(struct hook_context *ctx)
 
 	if (frame + 14 > (u8 *)(long)ctx->data_end)
 		return 0;
-	return *(u32 *)frame | (u64) * (u16 *)(frame + 4) << 32;
+	return *(u64 *)frame & 0xffffffffffffULL;
 }
 
 static __always_inline u64 packet_source_mac(struct hook_context *ctx)
@@ -253,12 +259,12 @@ static __always_inline u64 packet_source_mac(struct hook_context *ctx)
 static __always_inline int packet_age4(void *header, void *end)
 {
 	struct iphdr *ip = header;
-	u32 sum;
+	u64 sum;
 
 	if ((void *)(ip + 1) > end)
 		return REASON_INTERNAL;
 	ip->ttl--;
-	sum = (u32)ip->check + bpf_htons(0x0100);
+	sum = (u64)ip->check + bpf_htons(0x0100);
 	ip->check = (u16)(sum + (sum >= 0xffff));
 	return REASON_OK;
 }

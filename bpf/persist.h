@@ -2,13 +2,7 @@
 
 static __always_inline struct service_config *service_config_of(u32 service)
 {
-	u64 *word = service_switches.lookup(&service);
-	u32 row;
-
-	if (!word)
-		return NULL;
-	row = (u32)*word;
-	return service_configs.lookup(&row);
+	return ROW(service_configs, READ_ONCE(*ROW(service_switches, service)));
 }
 
 static __always_inline bool persist_any_port(struct service_config *config)
@@ -223,8 +217,6 @@ static __always_inline int persist_sit(u32 table, struct journey *journey,
 	struct slot *slot = table_slot(table, seat->place);
 	u32 gone;
 
-	if (!slot)
-		return REASON_INTERNAL;
 	gone = table_service(table, slot);
 	slot = table_claim(table, seat);
 	if (!slot)
@@ -241,8 +233,6 @@ static __always_inline int persist_meet(u32 table, struct journey *journey,
 {
 	struct persistence *entry = persist_at(table, seat->place);
 
-	if (!entry)
-		return REASON_INTERNAL;
 	if (!persist_serves(journey, entry, seat->word))
 		return persist_sit(table, journey, config, seat);
 	return persist_use(journey, entry, seat) ? REASON_OK : REASON_BUSY;

@@ -25,16 +25,16 @@ static __always_inline int schedule_take(struct journey *journey, struct service
 					 u32 place)
 {
 	struct member *member = schedule_member(config, place);
-	struct backend *backend;
+	u64 word;
 	u32 id;
 
 	if (!member)
 		return REASON_NO_BACKEND;
 	id = member->backend;
-	backend = backends.lookup(&id);
-	if (!backend || !(backend->word & BACKEND_PRESENT))
+	word = READ_ONCE(ROW(backends, id)->word);
+	if (!(word & BACKEND_PRESENT))
 		return REASON_NO_BACKEND;
-	journey->backend = (backend->word >> 32) << 32 | id;
+	journey->backend = (word >> 32) << 32 | id;
 	return REASON_OK;
 }
 
@@ -50,11 +50,9 @@ static __always_inline u64 schedule_cursor(struct service_config *config, u64 cu
 static __always_inline int schedule_advance(struct journey *journey, struct service_config *config,
 					    u32 place, u32 weight)
 {
-	u64 *cursor = service_cursors.lookup(&journey->service);
+	u64 *cursor = ROW(service_cursors, journey->service);
 	u64 next = CURSOR(config->generation, place + 1, weight);
 
-	if (!cursor)
-		return REASON_INTERNAL;
 	if (__sync_val_compare_and_swap(cursor, journey->cursor, next) == journey->cursor)
 		return schedule_take(journey, config, place);
 	journey->scan = 0;
@@ -64,18 +62,13 @@ static __always_inline int schedule_advance(struct journey *journey, struct serv
 }
 
 /* Reads the cursor when a scan begins. */
-static __always_inline int schedule_begin_round(struct journey *journey)
+static __always_inline void schedule_begin_round(struct journey *journey)
 {
-	u64 *cursor = service_cursors.lookup(&journey->service);
-
-	if (!cursor)
-		return REASON_INTERNAL;
 	if (journey->scan)
-		return REASON_OK;
-	journey->cursor = *cursor;
+		return;
+	journey->cursor = READ_ONCE(*ROW(service_cursors, journey->service));
 	journey->best = 0;
 	journey->next = 0;
-	return REASON_OK;
 }
 
 /* rr: the next member after the last pick that has a weight. */
@@ -84,8 +77,7 @@ static __always_inline int schedule_rr(struct journey *journey, struct service_c
 	u32 length = config->list_length, place;
 	struct member *member;
 
-	if (schedule_begin_round(journey))
-		return REASON_INTERNAL;
+	schedule_begin_round(journey);
 	place = CURSOR_POSITION(schedule_cursor(config, journey->cursor)) + journey->scan;
 	for (u32 i = 0; i < SCAN_STEP; i++, place++) {
 		if (place >= length)
@@ -118,8 +110,7 @@ static __always_inline int schedule_wrr(struct journey *journey, struct service_
 
 	if (!config->weight_max)
 		return REASON_NO_BACKEND;
-	if (schedule_begin_round(journey))
-		return REASON_INTERNAL;
+	schedule_begin_round(journey);
 	cursor = schedule_cursor(config, journey->cursor);
 	start = CURSOR_POSITION(cursor);
 	weight = CURSOR_WEIGHT(cursor);
@@ -158,9 +149,7 @@ static __always_inline int schedule_wlc(struct journey *journey, struct service_
 		if (!member->weight)
 			continue;
 		id = member->backend;
-		load = loads.lookup(&id);
-		if (!load)
-			continue;
+		load = ROW(loads, id);
 		value = load->active * 256 + load->total;
 		if (journey->best &&
 		    journey->best_load * member->weight <= value * journey->best_weight)

@@ -4,16 +4,11 @@
 #define FIRST_UNPRIVILEGED_PORT 1024
 
 /* Leaves the version of the journey's service that is in use. */
-static __always_inline bool service_enter(struct journey *journey)
+static __always_inline void service_enter(struct journey *journey)
 {
-	u64 *word = service_switches.lookup(&journey->service);
-
-	if (!word)
-		return false;
 	/* read once: one version of the service, whole */
-	journey->service_switch = READ_ONCE(*word);
+	journey->service_switch = READ_ONCE(*ROW(service_switches, journey->service));
 	journey->config = (u32)journey->service_switch;
-	return true;
 }
 
 static __always_inline bool service_look_up(struct journey *journey, struct service_key *key)
@@ -23,7 +18,8 @@ static __always_inline bool service_look_up(struct journey *journey, struct serv
 	if (!id)
 		return false;
 	journey->service = *id;
-	return service_enter(journey);
+	service_enter(journey);
+	return true;
 }
 
 static __always_inline bool service_by_mark(struct journey *journey)
@@ -73,8 +69,8 @@ static __always_inline int service_find(struct journey *journey)
 	if (service_by_address(journey, packet_virtual_port(&journey->packet)))
 		return REASON_OK;
 	if (service_may_be_ftp_data(journey) && service_by_address(journey, FTP_PORT)) {
-		config = service_configs.lookup(&journey->config);
-		if (config && config->flags & SERVICE_PERSISTENT)
+		config = ROW(service_configs, journey->config);
+		if (config->flags & SERVICE_PERSISTENT)
 			return REASON_OK;
 		return REASON_FTP_NOT_PERSISTENT;
 	}

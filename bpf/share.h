@@ -9,19 +9,15 @@ static __always_inline u64 *share_count(struct share *share, u32 table)
 
 static __always_inline u64 *share_of(u32 table, u32 service)
 {
-	struct share *share = shares.lookup(&service);
-
-	return share ? share_count(share, table) : NULL;
+	return share_count(ROW(shares, service), table);
 }
 
 /* Counts one more entry of the service; false, and nothing counted, where it may have no more. */
 static __always_inline bool share_take(u32 table, u32 service)
 {
 	u64 *used = share_of(table, service);
-	struct pool *pool = pools.lookup(&table);
+	struct pool *pool = ROW(pools, table);
 
-	if (!used || !pool)
-		return false;
 	if (__sync_fetch_and_add(used, 1) < pool->own)
 		return true;
 	if (__sync_fetch_and_add(&pool->borrowed, 1) < pool->limit)
@@ -35,10 +31,8 @@ static __always_inline bool share_take(u32 table, u32 service)
 static __always_inline void share_return(u32 table, u32 service)
 {
 	u64 *used = share_of(table, service);
-	struct pool *pool = pools.lookup(&table);
+	struct pool *pool = ROW(pools, table);
 
-	if (!used || !pool)
-		return;
 	if (__sync_fetch_and_add(used, -1) > pool->own)
 		__sync_fetch_and_add(&pool->borrowed, -1);
 }

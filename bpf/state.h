@@ -28,9 +28,7 @@ static __always_inline bool state_is_lasting(u32 state)
 /* Jiffies that the state lasts without a packet. */
 static __always_inline u32 state_timeout(u32 state)
 {
-	u32 *timeout = timeouts.lookup(&state);
-
-	return timeout ? *timeout : 0;
+	return *ROW(timeouts, state);
 }
 
 /* RST counts before SYN, SYN before FIN, FIN before ACK; none of them closes. */

@@ -11,7 +11,7 @@
 
 /* A slot that an insert has found or taken. */
 struct seat {
-	u32 place;
+	u64 place;
 	u64 word; /* as it was */
 };
 
@@ -30,23 +30,23 @@ static __always_inline u32 table_slots(u32 table)
 	return table_holds_persistence(table) ? PERSISTENCE_SLOTS : CONNECTION_SLOTS;
 }
 
-static __always_inline struct slot *table_slot(u32 table, u32 place)
+static __always_inline struct slot *table_slot(u32 table, u64 place)
 {
 	if (table == TABLE_CONNECTIONS4)
-		return (struct slot *)connections4.lookup(&place);
+		return (struct slot *)ROW(connections4, place);
 	if (table == TABLE_CONNECTIONS6)
-		return (struct slot *)connections6.lookup(&place);
+		return (struct slot *)ROW(connections6, place);
 	if (table == TABLE_PERSISTENCE4)
-		return (struct slot *)persistence4.lookup(&place);
-	return (struct slot *)persistence6.lookup(&place);
+		return (struct slot *)ROW(persistence4, place);
+	return (struct slot *)ROW(persistence6, place);
 }
 
 /* The place where a search for this hash looks after `step` slots. */
-static __always_inline u32 table_place(u32 table, u32 hash, u32 step)
+static __always_inline u64 table_place(u32 table, u64 hash, u64 step)
 {
-	u32 first = hash & (table_slots(table) - 1);
+	u64 first = hash & (table_slots(table) - 1);
 
-	return (first & ~(BUCKET_SLOTS - 1)) | ((first + step) & (BUCKET_SLOTS - 1));
+	return (first & ~((u64)BUCKET_SLOTS - 1)) | ((first + step) & (BUCKET_SLOTS - 1));
 }
 
 static __always_inline bool table_has_key(u32 table, struct slot *slot, const u64 *key)
@@ -59,17 +59,15 @@ static __always_inline bool table_has_key(u32 table, struct slot *slot, const u6
 }
 
 /* The slot that holds the key, with its place and its word as it was before the key was read. */
-static __always_inline struct slot *table_find(u32 table, const u64 *key, u32 hash,
+static __always_inline struct slot *table_find(u32 table, const u64 *key, u64 hash,
 					       struct seat *seat)
 {
 	struct slot *slot;
 
 #pragma clang loop unroll(disable)
-	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
 		seat->place = table_place(table, hash, step);
 		slot = table_slot(table, seat->place);
-		if (!slot)
-			return NULL;
 		seat->word = READ_ONCE(slot->word);
 		if (!seat->word)
 			return NULL;
@@ -80,13 +78,10 @@ static __always_inline struct slot *table_find(u32 table, const u64 *key, u32 ha
 }
 
 /* The lock of the bucket of a hash or place, taken; NULL where another CPU holds it too long. */
-static __always_inline u64 *table_lock(u32 table, u32 hash)
+static __always_inline u64 *table_lock(u32 table, u64 hash)
 {
-	u32 stripe = (hash & (table_slots(table) - 1)) / BUCKET_SLOTS & (LOCKS - 1);
-	u64 *lock = locks.lookup(&stripe);
+	u64 *lock = ROW(locks, (hash & (table_slots(table) - 1)) / BUCKET_SLOTS);
 
-	if (!lock)
-		return NULL;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < LOCK_ATTEMPTS; i++)
 		if (!READ_ONCE(*lock) && word_change(lock, 0, 1))
@@ -132,19 +127,17 @@ static __always_inline u64 table_rank(u32 table, struct slot *slot, u64 word, u6
 }
 
 /* Under the bucket's lock: where the key is, or else the slot that it may best take. */
-static __always_inline int table_seek(u32 table, const u64 *key, u32 hash, u64 now,
+static __always_inline int table_seek(u32 table, const u64 *key, u64 hash, u64 now,
 				      struct seat *seat)
 {
 	u64 best = RANK_STAYS, rank, word;
 	struct slot *slot;
-	u32 place;
+	u64 place;
 
 #pragma clang loop unroll(disable)
-	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
 		place = table_place(table, hash, step);
 		slot = table_slot(table, place);
-		if (!slot)
-			return TABLE_FULL;
 		word = READ_ONCE(slot->word);
 		if (word && table_has_key(table, slot, key) && word_is_used(word)) {
 			seat->place = place;
@@ -181,19 +174,17 @@ static __always_inline u64 table_victim_rank(u32 table, struct slot *slot, u64 w
 }
 
 /* The service's entry in the hash's bucket that may best go, for one more of the same service. */
-static __always_inline bool table_seek_victim(u32 table, u32 hash, u64 now, u32 service,
+static __always_inline bool table_seek_victim(u32 table, u64 hash, u64 now, u32 service,
 					      struct seat *seat)
 {
 	u64 best = RANK_STAYS, rank, word;
 	struct slot *slot;
-	u32 place;
+	u64 place;
 
 #pragma clang loop unroll(disable)
-	for (u32 step = 0; step < BUCKET_SLOTS; step++) {
+	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
 		place = table_place(table, hash, step);
 		slot = table_slot(table, place);
-		if (!slot)
-			break;
 		word = READ_ONCE(slot->word);
 		if (!word_is_used(word) || table_service(table, slot) != service)
 			continue;
@@ -213,7 +204,7 @@ static __always_inline struct slot *table_claim(u32 table, struct seat *seat)
 	struct slot *slot = table_slot(table, seat->place);
 	u64 busy = word_make(0, STATE_BUSY, 0, seat->word + WORD_GENERATION);
 
-	if (!slot || !word_change(&slot->word, seat->word, busy))
+	if (!word_change(&slot->word, seat->word, busy))
 		return NULL;
 	return slot;
 }

@@ -26,7 +26,7 @@ enum reason {
 	REASON_BACKEND_GONE = 21,
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
 	REASON_TOO_BIG = 23,
-	REASON_MAX = 24,
+	REASON_MAX = 32,
 };
 
 enum scheduler {
@@ -242,6 +242,7 @@ struct backend {
 	u32 route_ifindex;
 	u32 route_family;
 	__be32 route_gateway[4];
+	u64 padding; /* a cache line each */
 };
 
 /* How much a backend carries now; wlc compares these. */
@@ -277,6 +278,7 @@ struct counters {
 	u64 connections;
 	u64 packets;
 	u64 bytes;
+	u64 padding;
 };
 
 struct interface {
@@ -350,6 +352,7 @@ struct lane {
 	u64 connections;
 	u64 packets;
 	u64 bytes;
+	u64 padding;
 };
 
 /* What XDP writes into a packet's metadata for TC. */
@@ -405,4 +408,34 @@ struct heal_item {
 	u32 word; /* of the entry */
 	u32 padding;
 	u64 change;
+};
+
+/* Numbers of the flat tables. */
+enum flat {
+	FLAT_SWITCHES = 1,
+	FLAT_TIMEOUTS = 2,
+	FLAT_FILTER = 3,
+	FLAT_SERVICE_SWITCHES = 4,
+	FLAT_SERVICE_CONFIGS = 5,
+	FLAT_BACKENDS = 6,
+	FLAT_INTERFACES = 7,
+	FLAT_CONNECTIONS4 = 8,
+	FLAT_CONNECTIONS6 = 9,
+	FLAT_PERSISTENCE4 = 10,
+	FLAT_PERSISTENCE6 = 11,
+	FLAT_LOCKS = 12,
+	FLAT_HANDS = 13,
+	FLAT_SHARES = 14,
+	FLAT_POOLS = 15,
+	FLAT_SHARE_RECOUNTS = 16,
+	FLAT_ROUNDS = 17,
+	FLAT_RECOUNTS = 18,
+	FLAT_VERDICTS = 19,
+	FLAT_SERVICE_CURSORS = 20,
+	FLAT_LOADS = 21,
+	FLAT_LANES = 22,
+	FLAT_NEXTHOP_PROBES = 23,
+	FLAT_REASONS = 24,
+	FLAT_SERVICE_COUNTERS = 25,
+	FLAT_JOURNEYS = 26,
 };

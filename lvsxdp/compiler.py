@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from lvsxdp import maps
 from lvsxdp.errors import DatapathError
 
+# An instruction that loads 64 bits, and the kind of them that is a place in a map's only value.
+LOAD_64, VALUE_OF_MAP = 0x18, 2
 UAPI = Path("/usr/include/linux")
 INCLUDE = re.compile(r'^#include "([a-z0-9_]+\.h)"\n', re.MULTILINE)
 FRESH = (
@@ -175,8 +178,8 @@ class Module:
                 f"compiling bpf/{source} failed:\n{messages[0].strip()}"
             ) from failure
 
-    def program(self, function: str) -> Program:
-        """The bytecode of one function."""
+    def program(self, function: str, flat: Mapping[int, int]) -> Program:
+        """The bytecode of one function; `flat` gives the descriptors of flat tables by number."""
         from bcc import lib
 
         module, name = self._bpf.module, function.encode()
@@ -184,7 +187,7 @@ class Module:
         if not size:
             raise DatapathError(f"there is no program {function} in the compiled module")
         start = lib.bpf_function_start(module, name)
-        return Program(function, ctypes.string_at(start, size))
+        return Program(function, _with_tables(ctypes.string_at(start, size), flat))
 
     def table_descriptor(self, name: str) -> int:
         """The file descriptor of a table, owned by this module."""
@@ -192,13 +195,13 @@ class Module:
 
         return int(lib.bpf_table_fd(self._bpf.module, name.encode()))
 
-    def tables(self) -> dict[str, dict[str, object]]:
+    def tables(self) -> dict[str, dict[str, Any]]:
         """For each table: `key` and `value` layouts as BCC describes them in JSON."""
         from bcc import lib
 
         module = self._bpf.module
         lib.bpf_table_name.restype = ctypes.c_char_p
-        found: dict[str, dict[str, object]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for index in range(lib.bpf_num_tables(module)):
             name = lib.bpf_table_name(module, index).decode()
             found[name] = {
@@ -212,12 +215,28 @@ class Module:
         self._bpf.cleanup()
 
 
-def load_all(module: Module, functions: Sequence[str], kind: maps.ProgramType) -> dict[str, int]:
+def _with_tables(code: bytes, flat: Mapping[int, int]) -> bytes:
+    """The code with the descriptor of each flat table where its number stands."""
+    out, place = bytearray(code), 0
+    while place < len(code):
+        operation, registers, number = struct.unpack_from("<BBxxI", code, place)
+        if operation == LOAD_64 and registers >> 4 == VALUE_OF_MAP:
+            struct.pack_into("<I", out, place + 4, flat[number])
+        place += 16 if operation == LOAD_64 else 8
+    return bytes(out)
+
+
+def load_all(
+    module: Module,
+    functions: Sequence[str],
+    kind: maps.ProgramType,
+    flat: Mapping[int, int] | None = None,
+) -> dict[str, int]:
     """Loads functions of a module; gives a descriptor for each name, or raises and keeps none."""
     loaded: dict[str, int] = {}
     try:
         for function in functions:
-            program = module.program(function)
+            program = module.program(function, flat or {})
             loaded[function] = maps.load_program(program.name, program.code, kind)
     except DatapathError:
         for descriptor in loaded.values():

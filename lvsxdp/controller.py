@@ -77,7 +77,7 @@ class Balancer:
     def map(self, name: str) -> Map:
         """A pinned map, opened once."""
         if name not in self._maps:
-            self._maps[name] = Map.open(self.where.pins / name)
+            self._maps[name] = Map.open(self.where.pins / name, self.schema.flat.get(name))
         return self._maps[name]
 
     def program(self, name: str) -> int:
@@ -221,7 +221,8 @@ class Balancer:
         layout = self.schema.values[name]
         raw = self.map(name).look_up(records.number(index)) or b""
         parts = records.per_cpu(raw, layout.size)
-        return {field: sum(layout.number(part, field) for part in parts) for field in layout.fields}
+        fields = [field for field in layout.fields if field != "padding"]
+        return {field: sum(layout.number(part, field) for part in parts) for field in fields}
 
     def reasons(self) -> dict[str, int]:
         """Packets by reason, those that occurred."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvsxdp import maps, records
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import DatapathError
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config
+
+if TYPE_CHECKING:
+    from lvsxdp.compiler import Module
 
 CACHE = Path("/var/cache/lvsxdp")
 CLOCK_MONOTONIC_COARSE = 6
@@ -35,7 +39,6 @@ STEPS = {
     "age_tables": "age",
     "make_room": "room",
 }
-PRIVATE_TABLES = {"journeys", "programs"}
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
 
@@ -61,10 +64,16 @@ def _defines(config: Config, build: Build) -> dict[str, object]:
         "PERSISTENCE_SLOTS": slots_for(capacity.persistence),
         "FILTER_BITS": filter_bits_for(capacity.services),
         **{f"HASH_KEY_{n}": f"{secrets.randbits(64)}ULL" for n in range(HASH_KEYS)},
-        "SERVICE_CAPACITY": capacity.services,
-        "BACKEND_CAPACITY": capacity.backends,
+        "SERVICE_CAPACITY": power_of_two(capacity.services),
+        "BACKEND_CAPACITY": power_of_two(capacity.backends),
+        "CPUS": power_of_two(maps.possible_cpus()),
         **build.defines,
     }
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below `number`."""
+    return 1 << (number - 1).bit_length()
 
 
 def filter_bits_for(services: int) -> int:
@@ -103,7 +112,7 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     defines = _defines(config, build)
     header = ((build.folder or compiler.sources()) / "types.h").read_text()
     enums = records.enums_of(header)
-    described = _load_control(pins, defines, build)
+    described = _load_control(pins, defines, build, enums["flat"])
     _load_hooks(pins, defines, build, enums)
     keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
     return {
@@ -115,7 +124,9 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     }
 
 
-def _load_control(pins: Path, defines: Mapping[str, object], build: Build) -> dict[str, Any]:
+def _load_control(
+    pins: Path, defines: Mapping[str, object], build: Build, numbers: Mapping[str, int]
+) -> dict[str, Any]:
     """Makes and pins every map, and the programs that the control plane runs by itself."""
     from lvsxdp import compiler
 
@@ -123,15 +134,47 @@ def _load_control(pins: Path, defines: Mapping[str, object], build: Build) -> di
         "control.c", {**defines, "HOOK_XDP": 1}, cache=build.cache, folder=build.folder
     )
     described = module.tables()
-    public = {name: table for name, table in described.items() if name not in PRIVATE_TABLES}
-    for name in public:
-        maps.pin(module.table_descriptor(name), pins / name)
+    del described["programs"]
+    for name, table in described.items():
+        _make_table(module, name, table, pins, name in numbers)
     functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
-    for name, loaded in compiler.load_all(module, functions, maps.ProgramType.XDP).items():
-        maps.pin(loaded, pins / name)
-        os.close(loaded)
+    with _flat_tables(pins, numbers) as flat:
+        loaded = compiler.load_all(module, functions, maps.ProgramType.XDP, flat)
+    for name, descriptor in loaded.items():
+        maps.pin(descriptor, pins / name)
+        os.close(descriptor)
     module.close()
-    return public
+    # it differs from hook to hook, and only programs look at it
+    del described["journeys"]
+    return described
+
+
+def _make_table(module: Module, name: str, table: dict[str, Any], pins: Path, flat: bool) -> None:
+    """Pins a map; of a flat table the module has but a picture, and its shape is noted."""
+    if not flat:
+        maps.pin(module.table_descriptor(name), pins / name)
+        return
+    picture = Map(os.dup(module.table_descriptor(name)))
+    cpus = power_of_two(maps.possible_cpus()) if picture.type in maps.PER_CPU_TYPES else 1
+    shape = records.Shape(picture.value_size, picture.capacity, cpus)
+    picture.close()
+    made = maps.create_flat(name, shape)
+    try:
+        maps.pin(made, pins / name)
+    finally:
+        os.close(made)
+    table["flat"] = dataclasses.asdict(shape)
+
+
+@contextlib.contextmanager
+def _flat_tables(pins: Path, numbers: Mapping[str, int]) -> Iterator[dict[int, int]]:
+    """Descriptors of the flat tables by number."""
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for name, number in numbers.items():
+            opened[number] = maps.open_pin(pins / name)
+            stack.callback(os.close, opened[number])
+        yield opened
 
 
 def _load_hooks(
@@ -164,7 +207,8 @@ def _load_hook(
     module = compiler.Module("lvsxdp.c", mine, cache=build.cache, folder=build.folder, pins=pins)
     schedulers = enums["scheduler"]
     functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
-    loaded = compiler.load_all(module, functions, HOOKS[hook])
+    with _flat_tables(pins, enums["flat"]) as flat:
+        loaded = compiler.load_all(module, functions, HOOKS[hook], flat)
     places = enums["program"]
     array = Map(os.dup(module.table_descriptor("programs")))
     indices = {function: places[name] for function, name in STEPS.items()}

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lvsxdp.errors import DatapathError
+from lvsxdp.records import Shape
 
 BPF_ANY, BPF_NOEXIST = 0, 1
 F_XDP_HAS_FRAGS = 1 << 5
+F_MMAPABLE = 1 << 10
+ARRAY = 2
 LOG_BYTES = 16 << 20
 BATCH = 4096
 PER_CPU_TYPES = {5, 6, 10}  # per-CPU hash, array and LRU hash
@@ -84,6 +87,21 @@ class _MapInfo(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("name", ctypes.c_char * 16),
         ("rest", ctypes.c_uint8 * 128),
+    ]
+
+
+class _MapOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("btf_descriptor", ctypes.c_uint32),
+        ("btf_key", ctypes.c_uint32),
+        ("btf_value", ctypes.c_uint32),
+        ("btf_kernel_value", ctypes.c_uint32),
+        ("inner_descriptor", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
     ]
 
 
@@ -245,12 +263,24 @@ def open_pin(path: Path) -> int:
 # ---------------------------------------------------------------------------------------- maps
 
 
-class Map:
-    """One map: entries as bytes, in and out."""
+def create_flat(name: str, shape: Shape) -> int:
+    """A descriptor of a new flat table, all zero."""
+    size = shape.row * shape.rows * shape.cpus
+    options = _MapOptions(size=ctypes.sizeof(_MapOptions), flags=F_MMAPABLE)
+    descriptor = int(
+        _library().bpf_map_create(ARRAY, name[:15].encode(), 4, size, 1, ctypes.byref(options))
+    )
+    if descriptor < 0:
+        raise _fail(f"making the table {name} of {size >> 10} KiB failed", descriptor)
+    return descriptor
 
-    def __init__(self, descriptor: int) -> None:
-        """Takes the descriptor over."""
-        self.descriptor = descriptor
+
+class Map:
+    """One map: entries as bytes, in and out.  A flat table's rows are its entries."""
+
+    def __init__(self, descriptor: int, flat: Shape | None = None) -> None:
+        """Takes the descriptor over; `flat` says what a flat table holds."""
+        self.descriptor, self.flat = descriptor, flat
         info, size = _MapInfo(), ctypes.c_uint32(ctypes.sizeof(_MapInfo))
         result = _library().bpf_obj_get_info_by_fd(
             descriptor, ctypes.byref(info), ctypes.byref(size)
@@ -262,12 +292,15 @@ class Map:
         self.key_size, self.value_size = int(info.key_size), int(info.value_size)
         self.cpus = possible_cpus() if self.type in PER_CPU_TYPES else 1
         self.stride = -(-self.value_size // 8) * 8 if self.cpus > 1 else self.value_size
+        if flat:
+            self.capacity, self.cpus = flat.rows, flat.cpus
+            self.stride = self.value_size = flat.row
         self._mapping: mmap.mmap | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Map:
+    def open(cls, path: Path, flat: Shape | None = None) -> Map:
         """The map pinned at `path`."""
-        return cls(open_pin(path))
+        return cls(open_pin(path), flat)
 
     def close(self) -> None:
         """Closes the descriptor; the map lives on where it is pinned."""
@@ -279,13 +312,19 @@ class Map:
 
     def look_up(self, key: bytes) -> bytes | None:
         """The value (all CPUs' values in a row), or None."""
+        if self.flat:
+            return b"".join(self._map()[place] for place in self._places(key))
         value = ctypes.create_string_buffer(self.stride * self.cpus)
         if _library().bpf_map_lookup_elem(self.descriptor, key, value):
             return None
         return value.raw
 
     def update(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
-        """Writes an entry."""
+        """Writes an entry (all CPUs' values in a row)."""
+        if self.flat:
+            for number, place in enumerate(self._places(key)):
+                self._map()[place] = value[number * self.stride : (number + 1) * self.stride]
+            return
         result = _library().bpf_map_update_elem(self.descriptor, key, value, ctypes.c_uint64(flags))
         if result:
             raise _fail(f"writing to map {self.name} ({self.capacity} entries) failed", result)
@@ -347,13 +386,25 @@ class Map:
 
     def clear(self) -> None:
         """Zeroes a mapped array."""
-        self._map()[: self._row() * self.capacity] = bytes(self._row() * self.capacity)
+        self._map()[: self._bytes()] = bytes(self._bytes())
+
+    def _places(self, key: bytes) -> Iterator[slice]:
+        """Where a row of a flat table is, CPU by CPU."""
+        index = int.from_bytes(key, "little")
+        if index >= self.capacity:
+            raise DatapathError(f"{self.name} has {self.capacity} rows and none at {index}")
+        for cpu in range(self.cpus):
+            start = (cpu * self.capacity + index) * self.stride
+            yield slice(start, start + self.stride)
 
     def _row(self) -> int:
-        return -(-self.value_size // 8) * 8
+        return self.stride if self.flat else -(-self.value_size // 8) * 8
+
+    def _bytes(self) -> int:
+        return self._row() * self.capacity * (self.cpus if self.flat else 1)
 
     def _map(self) -> mmap.mmap:
         if self._mapping is None:
-            size = -(-self._row() * self.capacity // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = -(-self._bytes() // mmap.PAGESIZE) * mmap.PAGESIZE
             self._mapping = mmap.mmap(self.descriptor, size)
         return self._mapping

@@ -57,6 +57,15 @@ def _numbers(value: int | Sequence[int], field: Field) -> bytes:
     return b"".join(part.to_bytes(field.size, "little") for part in parts)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """What a flat table holds in its only entry: for each CPU so many rows of so many bytes."""
+
+    row: int
+    rows: int
+    cpus: int = 1
+
+
 def layout_of(description: object) -> Layout:
     """The layout that a BCC description stands for; DatapathError where padding is implicit.
 

@@ -51,6 +51,7 @@ class State:
             values={name: records.layout_of(table["value"]) for name, table in tables.items()},
             enums=self.described["enums"],
             hz=self.described["hz"],
+            flat={n: records.Shape(**t["flat"]) for n, t in tables.items() if "flat" in t},
             hashing=Hashing(tuple(self.described["hash_keys"]), self.described["filter_bits"]),
         )
 

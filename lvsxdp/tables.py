@@ -23,7 +23,7 @@ from lvsxdp.model import (
     Service,
     Settings,
 )
-from lvsxdp.records import Layout
+from lvsxdp.records import Layout, Shape
 from lvsxdp.scheduling import Cursor, Member
 
 SLOTS_EACH = scheduling.SH_BUCKETS
@@ -117,13 +117,14 @@ Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Schema:
-    """What was compiled: layouts of keys and values, enums, jiffies a second, hash numbers."""
+    """What was compiled: layouts, enums, jiffies a second, hash numbers, shapes of flat tables."""
 
     keys: Mapping[str, Layout]
     values: Mapping[str, Layout]
     enums: Mapping[str, Mapping[str, int]]
     hz: int
     hashing: Hashing
+    flat: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(slots=True)

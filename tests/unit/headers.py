@@ -43,7 +43,9 @@ def described(kind: str) -> object:
 
 def schema(hz: int = 250) -> Schema:
     """Layouts of all maps, and all enums."""
-    tables = TABLE.findall((ROOT / "bpf/maps.h").read_text())
+    found = TABLE.findall((ROOT / "bpf/maps.h").read_text())
+    # what only programs look at
+    tables = [table for table in found if table[2] != "journeys"]
     return Schema(
         keys={name: records.layout_of(described(key)) for key, _, name in tables},
         values={name: records.layout_of(described(value)) for _, value, name in tables},
