@@ -26,7 +26,7 @@ static __always_inline bool age_slot(u32 table, struct slot *slot, u64 word, boo
  * A slot whose entry was removed is free again where the next one of the bucket is: no search goes
  * past it.  Under the lock, so that no insert goes past it meanwhile.
  */
-static __always_inline void age_tidy(u32 table, u32 place)
+static __always_inline void age_tidy(u32 table, u64 place)
 {
 	u64 *lock = table_lock(table, place), word;
 	bool next_is_free = false;
@@ -34,11 +34,12 @@ static __always_inline void age_tidy(u32 table, u32 place)
 
 	if (!lock)
 		return;
-	slot = table_slot(table, place & ~(BUCKET_SLOTS - 1));
+	slot = table_slot(table, place & ~((u64)BUCKET_SLOTS - 1));
 	next_is_free = !READ_ONCE(slot->word);
 #pragma clang loop unroll(disable)
 	for (u32 step = 1; step <= BUCKET_SLOTS; step++) {
-		slot = table_slot(table, (place & ~(BUCKET_SLOTS - 1)) | (BUCKET_SLOTS - step));
+		slot = table_slot(table,
+				  (place & ~((u64)BUCKET_SLOTS - 1)) | (BUCKET_SLOTS - step));
 		word = READ_ONCE(slot->word);
 		if (next_is_free && word_state(word) == STATE_DEAD)
 			word = word_change(&slot->word, word, 0) ? 0 : word;
@@ -47,56 +48,64 @@ static __always_inline void age_tidy(u32 table, u32 place)
 	table_unlock(lock);
 }
 
-/* Ages the slot behind the hand, and notes where a round ends. */
-static __always_inline void age_next(u32 table, struct hand *hand, u64 now)
+/* Ages the bucket at this CPU's clock hand, moves the hand on, and notes where a round ends. */
+static __always_inline void age_bucket(u32 table, u64 cpu, u64 now)
 {
-	u32 place = hand->place++ & (table_slots(table) - 1);
-	struct slot *slot = table_slot(table, place);
+	struct hand *hand = CPU_ROW(hands, cpu, table);
+	u64 first = hand->place, word;
+	bool dead = false;
+	struct slot *slot;
 
-	age_slot(table, slot, READ_ONCE(slot->word), false, now);
-	if (place != table_slots(table) - 1)
+#pragma clang loop unroll(disable)
+	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
+		slot = table_slot(table, first + step);
+		word = READ_ONCE(slot->word);
+		if (word_state(word) == STATE_DEAD || age_slot(table, slot, word, false, now))
+			dead = true;
+	}
+	if (dead)
+		age_tidy(table, first);
+	hand->inserts = 0;
+	hand->place = (first + BUCKET_SLOTS) & (table_slots(table) - 1);
+	if (hand->place)
 		return;
 	*ROW(rounds, table) = hand->began;
 	hand->began = now;
 }
 
-/* Ages the slots that follow this CPU's clock hand, at most a bucket's, and tidies that bucket. */
-static __always_inline void age_behind_hand(u32 table, u64 cpu, u32 slots, u64 now)
+/* Counts an insert of this CPU; after every HAND_INSERTS the bucket at its hand is due. */
+static __always_inline bool age_is_due(u32 table, u64 cpu)
 {
-	struct hand *hand = CPU_ROW(hands, cpu, table);
-
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < BUCKET_SLOTS; i++) {
-		if (i >= slots)
-			break;
-		age_next(table, hand, now);
-		if (!(hand->place & (BUCKET_SLOTS - 1)))
-			break;
-	}
-	if (!(hand->place & (BUCKET_SLOTS - 1)))
-		age_tidy(table, (hand->place - BUCKET_SLOTS) & (table_slots(table) - 1));
+	return ++CPU_ROW(hands, cpu, table)->inserts >= HAND_INSERTS;
 }
 
-/* A few of the table that the packet's connection goes into; for a choice by load, a bucket's. */
+static __always_inline void age_due_bucket(u32 table, u64 cpu, u64 now)
+{
+	if (CPU_ROW(hands, cpu, table)->inserts >= HAND_INSERTS)
+		age_bucket(table, cpu, now);
+}
+
+/* What is due of the tables that the packet's entries go into. */
+static __always_inline void age_due(struct journey *journey)
+{
+	u64 cpu = journey->packet.cpu, now = journey->now;
+
+	if (packet_is_ipv6(&journey->packet)) {
+		age_due_bucket(TABLE_CONNECTIONS6, cpu, now);
+		age_due_bucket(TABLE_PERSISTENCE6, cpu, now);
+	} else {
+		age_due_bucket(TABLE_CONNECTIONS4, cpu, now);
+		age_due_bucket(TABLE_PERSISTENCE4, cpu, now);
+	}
+}
+
+/* A bucket of the table of the packet's connection. */
 static __always_inline void age_connections(struct journey *journey)
 {
-	u32 slots = journey->catch_ups ? BUCKET_SLOTS : HAND_STEP;
-
 	if (packet_is_ipv6(&journey->packet))
-		age_behind_hand(TABLE_CONNECTIONS6, journey->packet.cpu, slots, journey->now);
+		age_bucket(TABLE_CONNECTIONS6, journey->packet.cpu, journey->now);
 	else
-		age_behind_hand(TABLE_CONNECTIONS4, journey->packet.cpu, slots, journey->now);
-}
-
-/* A few of the table that the client's new entry went into. */
-static __always_inline void age_persistence(struct journey *journey)
-{
-	if (!journey->bound)
-		return;
-	if (packet_is_ipv6(&journey->packet))
-		age_behind_hand(TABLE_PERSISTENCE6, journey->packet.cpu, HAND_STEP, journey->now);
-	else
-		age_behind_hand(TABLE_PERSISTENCE4, journey->packet.cpu, HAND_STEP, journey->now);
+		age_bucket(TABLE_CONNECTIONS4, journey->packet.cpu, journey->now);
 }
 
 /* No hand has seen the whole table since ROUND_LIMIT ago. */
@@ -106,7 +115,7 @@ static __always_inline bool age_is_overdue(u32 table, u64 now)
 }
 
 /* One entry of the service in the hash's bucket goes, so that it may have another there. */
-static __always_inline bool age_make_room(u32 table, u32 hash, struct journey *journey)
+static __always_inline bool age_make_room(u32 table, u64 hash, struct journey *journey)
 {
 	struct seat seat = {};
 

@@ -73,12 +73,13 @@
 #define CLAIM_DELAY 2
 /* How often an update of a word that another CPU has changed meanwhile is tried again. */
 #define WORD_ATTEMPTS 4
-/* Slots that an insert ages behind the clock hand, and those of one run of a sweep. */
-#define HAND_STEP 2
+/* After so many inserts of a CPU it ages the bucket at its clock hand: two slots an insert. */
+#define HAND_INSERTS (BUCKET_SLOTS / 2)
+/* Slots of one run of a sweep. */
 #define SWEEP_STEP 32
 /* A choice by load first makes the hand catch up, if its last round ended so long ago, */
 #define ROUND_LIMIT ((u64)10 * HZ)
-/* by so many runs of SWEEP_STEP slots at most. */
+/* by so many buckets at most. */
 #define CATCH_UP_RUNS 8
 
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */

@@ -15,6 +15,18 @@ static __always_inline void connect_recheck(struct hook_context *ctx, struct jou
 	programs.call(ctx, PROGRAM_NEW);
 }
 
+/* On to the connection; first, now and then, some ageing. */
+static __always_inline void connect_go(struct hook_context *ctx, struct journey *journey)
+{
+	bool due = age_is_due(connection_table(&journey->packet), journey->packet.cpu);
+
+	if (journey->bound && age_is_due(persist_table(&journey->packet), journey->packet.cpu))
+		due = true;
+	if (due)
+		programs.call(ctx, PROGRAM_AGE);
+	programs.call(ctx, PROGRAM_CONNECT);
+}
+
 /* Another CPU was at the same slot: once more, and not for ever. */
 static __always_inline void connect_again(struct hook_context *ctx, struct journey *journey,
 					  u32 program)
@@ -124,7 +136,7 @@ static __always_inline void connect_make_room(struct hook_context *ctx, struct j
 		connect_again(ctx, journey, journey->wanting);
 	if (journey->wanting == PROGRAM_BIND) {
 		journey->full = 1;
-		programs.call(ctx, PROGRAM_AGE);
+		connect_go(ctx, journey);
 	} else {
 		journey->without = 1;
 		programs.call(ctx, PROGRAM_CONNECT);

@@ -26,7 +26,7 @@ struct journey {
 	u32 bound; /* a persistence entry was made */
 	u32 persistent; /* the service is */
 	u32 scheduler;
-	u32 catch_ups; /* runs of the ageing program that a choice by load still asks for */
+	u32 catch_ups; /* buckets that a choice by load still wants aged */
 	u32 full; /* a table had no room for an entry */
 	u32 without; /* goes without a connection */
 	u32 wanting; /* the program that asked for room */

@@ -34,8 +34,8 @@
 #include "forward.h"
 #include "exit.h"
 #include "entry.h"
-#include "new.h"
 #include "connect.h"
+#include "new.h"
 
 #if HOOK_IS_XDP
 
@@ -78,12 +78,12 @@ int age_tables(struct hook_context *ctx)
 {
 	struct journey *journey = maps_journey();
 
-	age_connections(journey);
 	if (!journey->catch_ups) {
-		age_persistence(journey);
+		age_due(journey);
 		programs.call(ctx, PROGRAM_CONNECT);
 		return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 	}
+	age_connections(journey);
 	journey->catch_ups--;
 	if (journey->catch_ups && age_is_overdue(connection_table(&journey->packet), journey->now))
 		programs.call(ctx, PROGRAM_AGE);
@@ -102,7 +102,7 @@ int bind_client(struct hook_context *ctx)
 	reason = connect_bind(ctx, journey);
 	if (reason || STOP_AFTER == STAGE_BOUND)
 		return exit_with(ctx, reason, &journey->packet, journey->mark);
-	programs.call(ctx, PROGRAM_AGE);
+	connect_go(ctx, journey);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 }
 
@@ -141,7 +141,7 @@ static __always_inline int schedule_exit(struct hook_context *ctx, struct journe
 	if (reason == REASON_OK && journey->persistent)
 		programs.call(ctx, PROGRAM_BIND);
 	else if (reason == REASON_OK)
-		programs.call(ctx, PROGRAM_AGE);
+		connect_go(ctx, journey);
 	else if (reason == SCHEDULE_AGAIN)
 		programs.call(ctx, PROGRAM_SCHEDULER + scheduler);
 	else

@@ -11,7 +11,7 @@ static __always_inline int new_choose(struct hook_context *ctx, struct journey *
 	if (STOP_AFTER == STAGE_PERSISTENT)
 		return REASON_NO_SERVICE;
 	if (journey->backend)
-		programs.call(ctx, PROGRAM_AGE);
+		connect_go(ctx, journey);
 	journey->scheduler = config->scheduler;
 	if (config->scheduler == SCHEDULER_WLC &&
 	    age_is_overdue(connection_table(&journey->packet), journey->now)) {

@@ -198,14 +198,20 @@ static __always_inline bool table_seek_victim(u32 table, u64 hash, u64 now, u32 
 	return best != RANK_STAYS;
 }
 
-/* Under the bucket's lock: the seat's slot, now BUSY; NULL where its entry was changed meanwhile. */
+/*
+ * Under the bucket's lock: the seat's slot, now BUSY; NULL where its entry was changed meanwhile.
+ * Nobody without the lock changes a slot that has no entry.
+ */
 static __always_inline struct slot *table_claim(u32 table, struct seat *seat)
 {
 	struct slot *slot = table_slot(table, seat->place);
 	u64 busy = word_make(0, STATE_BUSY, 0, seat->word + WORD_GENERATION);
 
-	if (!word_change(&slot->word, seat->word, busy))
+	if (!word_is_used(seat->word))
+		WRITE_ONCE(slot->word, busy);
+	else if (!word_change(&slot->word, seat->word, busy))
 		return NULL;
+	barrier();
 	return slot;
 }
 

@@ -253,8 +253,8 @@ struct load {
 
 /* One CPU's clock hand in one table. */
 struct hand {
-	u32 place; /* the slot that it ages next */
-	u32 padding;
+	u32 place; /* the first slot of the bucket that it ages next */
+	u32 inserts; /* since it aged the last one */
 	u64 began; /* jiffies: when its round began */
 };
 
