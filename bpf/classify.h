@@ -29,13 +29,23 @@ static __always_inline void classify_target(struct packet *packet, struct verdic
 	}
 }
 
-/* By the rules and the services themselves. */
-static __always_inline int classify_anew(struct hook_context *ctx, struct journey *journey,
-					 u64 marks)
+/* By the rules and the services themselves; ordered rules have a program of their own. */
+static __always_inline int classify_anew(struct hook_context *ctx, struct journey *journey)
 {
-	int reason = mark_classify(ctx, &journey->packet, marks, &journey->mark);
+	if (!MARK_ORDERED(journey->marks))
+		mark_by_target(ctx, journey);
+	else if (!journey->ruled)
+		programs.call(ctx, PROGRAM_RULES);
+	journey->ruled = 0;
+	return journey->excluded ? REASON_MARK_EXCLUDED : service_find(journey);
+}
 
-	return reason ? reason : service_find(journey);
+/* What this CPU remembers of the packet's target is true still. */
+static __always_inline bool classify_is_known(struct journey *journey, struct verdict *known,
+					      struct verdict *target)
+{
+	return known->epoch == journey->epoch && known->target == target->target &&
+	       known->virtual[0] == target->virtual[0] && known->virtual[1] == target->virtual[1];
 }
 
 /*
@@ -44,20 +54,19 @@ static __always_inline int classify_anew(struct hook_context *ctx, struct journe
  */
 static __always_inline int classify_packet(struct hook_context *ctx, struct journey *journey)
 {
-	u32 index = journey->packet.target_sum >> 32 & (VERDICTS - 1);
+	u64 index = journey->packet.target_sum >> 32 & (VERDICTS - 1);
 	struct verdict target = {}, *known = CPU_ROW(verdicts, journey->packet.cpu, index);
-	u64 epoch, marks;
-	int reason;
 
-	/* read before the rules: what changes after this is not remembered as of now */
-	epoch = READ_ONCE(*ROW(switches, SWITCH_EPOCH));
-	marks = READ_ONCE(*ROW(switches, SWITCH_MARKS));
-	if (hook_mark(ctx) || !MARK_BY_TARGET(marks))
-		return classify_anew(ctx, journey, marks);
+	if (!journey->ruled) {
+		/* read before the rules: what changes after this is not remembered as of now */
+		journey->epoch = READ_ONCE(*ROW(switches, SWITCH_EPOCH));
+		journey->marks = READ_ONCE(*ROW(switches, SWITCH_MARKS));
+	}
+	if (hook_mark(ctx) || !MARK_BY_TARGET(journey->marks))
+		return classify_anew(ctx, journey);
 	classify_target(&journey->packet, &target);
 	journey->verdict = index + 1;
-	if (known->epoch == epoch && known->target == target.target &&
-	    known->virtual[0] == target.virtual[0] && known->virtual[1] == target.virtual[1]) {
+	if (classify_is_known(journey, known, &target)) {
 		journey->mark = known->mark;
 		if (known->reason)
 			return known->reason;
@@ -65,13 +74,12 @@ static __always_inline int classify_packet(struct hook_context *ctx, struct jour
 		service_enter(journey);
 		return REASON_OK;
 	}
-	reason = classify_anew(ctx, journey, marks);
-	target.epoch = epoch;
+	target.reason = classify_anew(ctx, journey);
+	target.epoch = journey->epoch;
 	target.mark = journey->mark;
 	target.service = journey->service;
-	target.reason = reason;
 	*known = target;
-	return reason;
+	return target.reason;
 }
 
 /* The packet's address is this host's now; asked once in a jiffy. */

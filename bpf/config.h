@@ -80,7 +80,7 @@
 /* A choice by load first makes the hand catch up, if its last round ended so long ago, */
 #define ROUND_LIMIT ((u64)10 * HZ)
 /* by so many buckets at most. */
-#define CATCH_UP_RUNS 8
+#define CATCH_UP_BUCKETS 8
 
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */
 #define NEXTHOP_LIFE ((u64)HZ)

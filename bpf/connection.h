@@ -10,6 +10,18 @@ static __always_inline struct connection *connection_find(struct packet *packet,
 	return (struct connection *)table_find(TABLE_CONNECTIONS4, key, packet->hash, seat);
 }
 
+/*
+ * Has the line fetched where the search for the packet's connection will begin: a store goes on
+ * without it, a load would not.  Nothing reads what it writes.
+ */
+static __always_inline void connection_fetch(struct packet *packet)
+{
+	u32 table = packet_is_ipv6(packet) ? TABLE_CONNECTIONS6 : TABLE_CONNECTIONS4;
+	struct slot *slot = table_slot(table, packet->hash);
+
+	WRITE_ONCE(((struct connection *)slot)->fetched, 0);
+}
+
 /* The table that the packet's connection belongs in. */
 static __always_inline u32 connection_table(struct packet *packet)
 {

@@ -85,8 +85,14 @@ static __always_inline int entry_known(struct hook_context *ctx, struct packet *
 	return forward_send(ctx, packet, &forwarding);
 }
 
-/* Starts the journey of a packet that no connection knows. */
-static __always_inline void entry_begin(struct packet *packet, u64 now)
+/* A packet that most likely has no connection. */
+static __always_inline bool entry_is_first(struct packet *packet)
+{
+	return (packet->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+/* Starts the journey of a packet that no connection knows, or probably none. */
+static __always_inline void entry_begin(struct packet *packet, u64 now, bool unknown)
 {
 	struct journey *journey = maps_journey();
 
@@ -95,6 +101,7 @@ static __always_inline void entry_begin(struct packet *packet, u64 now)
 	journey->now = now;
 	journey->settings = *ROW(switches, SWITCH_SETTINGS);
 	journey->attempts = 0;
+	journey->unknown = unknown;
 	journey->backend = 0;
 	journey->scan = 0;
 	journey->controlled = 0;
@@ -103,6 +110,8 @@ static __always_inline void entry_begin(struct packet *packet, u64 now)
 	journey->full = 0;
 	journey->without = 0;
 	journey->mark = 0;
+	journey->ruled = 0;
+	journey->excluded = 0;
 	journey->service = 0;
 	journey->persistence = 0;
 	journey->verdict = 0;
@@ -126,10 +135,16 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 	if (STOP_AFTER == STAGE_CONCERNED)
 		return HOOK_PASS;
 	now = clock_now();
-	reason = entry_known(ctx, packet, now);
-	if (reason)
-		return exit_with(ctx, reason, packet, 0);
-	entry_begin(packet, now);
+	if (entry_is_first(packet)) {
+		/* what it is about is found out while memory answers */
+		connection_fetch(packet);
+		entry_begin(packet, now, false);
+	} else {
+		reason = entry_known(ctx, packet, now);
+		if (reason)
+			return exit_with(ctx, reason, packet, 0);
+		entry_begin(packet, now, true);
+	}
 	if (STOP_AFTER == STAGE_BEGUN)
 		return HOOK_PASS;
 	programs.call(ctx, PROGRAM_NEW);

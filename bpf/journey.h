@@ -4,6 +4,8 @@ struct journey {
 	u32 attempts;
 	u64 now;
 	u64 settings;
+	u64 epoch; /* when the rules were read */
+	u64 marks; /* the rule set */
 	u64 service_switch; /* as it was when the decision began */
 	u64 backend; /* chosen: generation << 32 | id; 0: none yet */
 	u64 cursor;
@@ -30,6 +32,9 @@ struct journey {
 	u32 full; /* a table had no room for an entry */
 	u32 without; /* goes without a connection */
 	u32 wanting; /* the program that asked for room */
-	u32 padding;
+	u32 unknown; /* the packet has no connection */
+	u32 reason; /* why it may open none */
+	u32 ruled; /* the ordered rules have been asked */
+	u32 excluded; /* a rule gives mark 0 */
 	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
 };

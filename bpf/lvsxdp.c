@@ -73,6 +73,29 @@ int new_connection(struct hook_context *ctx)
 	return exit_with(ctx, new_decide(ctx, journey), &journey->packet, journey->mark);
 }
 
+/* The ordered mark rules: a long list, on which the verifier would follow all that comes after. */
+int mark_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+
+	mark_by_rules(ctx, journey);
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
+}
+
+/* The program for a packet that looked like the first of its connection and is not. */
+int known_connection(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	int reason = entry_known(ctx, &journey->packet, journey->now);
+
+	if (reason)
+		return exit_with(ctx, reason, &journey->packet, 0);
+	journey->unknown = 1;
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
+}
+
 /* The ageing program: tables that are about to grow, or counts that a choice goes by. */
 int age_tables(struct hook_context *ctx)
 {

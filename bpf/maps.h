@@ -62,7 +62,7 @@ FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKEN
 TABLE("hash", struct mark_key, struct mark_verdict, mark_exact, MARK_EXACT_CAPACITY,
       BPF_F_NO_PREALLOC)
 /* Ordered mark rules: one half in use, the other being written. */
-TABLE("array", u32, struct mark_rule, mark_rules, MARK_RULE_CAPACITY, 0)
+FLAT_TABLE("array", u32, struct mark_rule, mark_rules, MARK_RULE_CAPACITY, FLAT_MARK_RULES)
 /* Interface index -> MAC and what XDP may do there; the data plane sets INTERFACE_NO_METADATA. */
 FLAT_TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, FLAT_INTERFACES)
 /* More MACs of this host: upper devices'. */

@@ -78,15 +78,13 @@ static __always_inline void mark_find_ordered(struct hook_context *ctx, struct p
 {
 	struct mark_facts facts = {};
 	struct mark_rule *rule;
-	u32 index;
 
 	mark_gather(ctx, packet, &facts);
 	for (u32 i = 0; i < MARK_RULES; i++) {
 		if (i >= MARK_ORDERED(word))
 			break;
-		index = MARK_OFFSET(word) + i;
-		rule = mark_rules.lookup(&index);
-		if (!rule || rule->position > found->position)
+		rule = ROW(mark_rules, MARK_OFFSET(word) + i);
+		if (rule->position > found->position)
 			break;
 		if (!mark_rule_matches(rule, &facts))
 			continue;
@@ -96,19 +94,34 @@ static __always_inline void mark_find_ordered(struct hook_context *ctx, struct p
 	}
 }
 
-/* Leaves the packet's mark by the rule set that `word` names, 0 for none; a rule that gives mark 0 keeps the packet from balancing. */
-static __always_inline int mark_classify(struct hook_context *ctx, struct packet *packet, u64 word,
-					 u32 *mark)
+/* Notes what was found; a rule that gives mark 0 keeps the packet from balancing. */
+static __always_inline void mark_settle(struct hook_context *ctx, struct journey *journey,
+					struct mark_verdict *found)
+{
+	bool matched = found->position != MARK_NONE;
+
+	journey->mark = matched ? found->mark : hook_mark(ctx);
+	journey->excluded = matched && !found->mark;
+}
+
+/* By a rule set that has exact rules alone. */
+static __always_inline void mark_by_target(struct hook_context *ctx, struct journey *journey)
 {
 	struct mark_verdict found = { .mark = 0, .position = MARK_NONE };
 
-	*mark = hook_mark(ctx);
-	if (MARK_HAS_EXACT(word))
-		mark_find_exact(packet, word, &found);
-	if (MARK_ORDERED(word))
-		mark_find_ordered(ctx, packet, word, &found);
-	if (found.position == MARK_NONE)
-		return REASON_OK;
-	*mark = found.mark;
-	return found.mark ? REASON_OK : REASON_MARK_EXCLUDED;
+	if (MARK_HAS_EXACT(journey->marks))
+		mark_find_exact(&journey->packet, journey->marks, &found);
+	mark_settle(ctx, journey, &found);
+}
+
+/* By any rule set. */
+static __always_inline void mark_by_rules(struct hook_context *ctx, struct journey *journey)
+{
+	struct mark_verdict found = { .mark = 0, .position = MARK_NONE };
+
+	if (MARK_HAS_EXACT(journey->marks))
+		mark_find_exact(&journey->packet, journey->marks, &found);
+	mark_find_ordered(ctx, &journey->packet, journey->marks, &found);
+	mark_settle(ctx, journey, &found);
+	journey->ruled = 1;
 }

@@ -1,41 +1,89 @@
 /* A new connection, as far as its backend: what it is, whether it may be, who chooses. */
 
-/* A persistent client's entry gives the backend, else the scheduler will. */
-static __always_inline int new_choose(struct hook_context *ctx, struct journey *journey)
-{
-	struct service_config *config = ROW(service_configs, journey->config);
-
-	journey->persistent = config->flags & SERVICE_PERSISTENT;
-	if (journey->persistent)
-		persist_choose(journey, config);
-	if (STOP_AFTER == STAGE_PERSISTENT)
-		return REASON_NO_SERVICE;
-	if (journey->backend)
-		connect_go(ctx, journey);
-	journey->scheduler = config->scheduler;
-	if (config->scheduler == SCHEDULER_WLC &&
-	    age_is_overdue(connection_table(&journey->packet), journey->now)) {
-		journey->catch_ups = CATCH_UP_RUNS;
-		programs.call(ctx, PROGRAM_AGE);
-	}
-	programs.call(ctx, PROGRAM_SCHEDULER + config->scheduler);
-	return REASON_INTERNAL;
-}
-
-static __always_inline int new_decide(struct hook_context *ctx, struct journey *journey)
+/* Why the packet may open nothing, whatever it has a connection or not. */
+static __always_inline int new_admit(struct hook_context *ctx, struct journey *journey)
 {
 	struct packet *packet = &journey->packet;
 	int reason = classify_packet(ctx, journey);
 
-	if (reason || STOP_AFTER == STAGE_CLASSIFIED)
-		return reason ? reason : REASON_NO_SERVICE;
+	if (reason)
+		return reason;
 	if (!packet_is_opening(packet))
 		return REASON_NOT_OPENING;
 	if (packet_client_port(packet) == FTP_DATA_PORT)
 		return REASON_SOURCE_PORT_20;
 	if (journey->settings & SETTING_REQUIRE_LOCAL && !classify_is_local(ctx, journey))
 		return REASON_NOT_LOCAL;
-	if (STOP_AFTER == STAGE_LOCAL)
+	return REASON_OK;
+}
+
+/* The packet has a connection all the same: on to the program that knows what then. */
+static __always_inline void new_look(struct hook_context *ctx, struct journey *journey)
+{
+	struct seat seat = {};
+
+	if (!journey->unknown && connection_find(&journey->packet, &seat))
+		programs.call(ctx, PROGRAM_KNOWN);
+	journey->unknown = 1;
+}
+
+/*
+ * The client's entry gives the backend, if it has one that serves.  It is looked for before the
+ * connection is, so that memory answers both questions at once, and used after.
+ */
+static __always_inline void new_persist(struct hook_context *ctx, struct journey *journey,
+					u32 table)
+{
+	struct persistence *entry;
+	struct seat seat = {};
+
+	entry = persist_find(table, journey, &seat);
+	new_look(ctx, journey);
+	if (!entry || persist_use(journey, entry, &seat))
+		return;
+	if (journey->attempts++ < DECISION_ATTEMPTS)
+		programs.call(ctx, PROGRAM_NEW);
+}
+
+/* Asks the scheduler; for a choice by load after some ageing, where that is overdue. */
+static __always_inline void new_schedule(struct hook_context *ctx, struct journey *journey,
+					 struct service_config *config)
+{
+	journey->scheduler = config->scheduler;
+	if (config->scheduler == SCHEDULER_WLC &&
+	    age_is_overdue(connection_table(&journey->packet), journey->now)) {
+		journey->catch_ups = CATCH_UP_BUCKETS;
+		programs.call(ctx, PROGRAM_AGE);
+	}
+	programs.call(ctx, PROGRAM_SCHEDULER + config->scheduler);
+}
+
+static __always_inline int new_decide(struct hook_context *ctx, struct journey *journey)
+{
+	struct service_config *config;
+	int reason;
+
+	/* verifier, where it knows the reason: "BPF program is too large", each searched for anew */
+	WRITE_ONCE(journey->reason, new_admit(ctx, journey));
+	reason = READ_ONCE(journey->reason);
+	config = ROW(service_configs, journey->config);
+	if (reason == REASON_OK && config->flags & SERVICE_PERSISTENT) {
+		journey->persistent = 1;
+		persist_key(journey, config);
+		if (packet_is_ipv6(&journey->packet))
+			new_persist(ctx, journey, TABLE_PERSISTENCE6);
+		else
+			new_persist(ctx, journey, TABLE_PERSISTENCE4);
+	} else {
+		journey->persistent = 0;
+		new_look(ctx, journey);
+	}
+	if (reason)
+		return reason;
+	if (STOP_AFTER == STAGE_PERSISTENT)
 		return REASON_NO_SERVICE;
-	return new_choose(ctx, journey);
+	if (journey->backend)
+		connect_go(ctx, journey);
+	new_schedule(ctx, journey, config);
+	return REASON_INTERNAL;
 }

@@ -159,30 +159,15 @@ static __always_inline bool persist_serves(struct journey *journey, struct persi
 	return persist_is_usable(entry->backend, journey->settings);
 }
 
-/* Uses the client's entry if it has one that serves. */
-static __always_inline void persist_choose_in(u32 table, struct journey *journey)
+/* The client's entry if it has one that serves. */
+static __always_inline struct persistence *persist_find(u32 table, struct journey *journey,
+							struct seat *seat)
 {
 	struct persistence *entry;
-	struct seat seat = {};
 
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < WORD_ATTEMPTS; i++) {
-		entry = (struct persistence *)table_find(table, journey->client,
-							 journey->client_hash, &seat);
-		if (!entry || !persist_serves(journey, entry, seat.word))
-			return;
-		if (persist_use(journey, entry, &seat))
-			return;
-	}
-}
-
-static __always_inline void persist_choose(struct journey *journey, struct service_config *config)
-{
-	persist_key(journey, config);
-	if (packet_is_ipv6(&journey->packet))
-		persist_choose_in(TABLE_PERSISTENCE6, journey);
-	else
-		persist_choose_in(TABLE_PERSISTENCE4, journey);
+	entry = (struct persistence *)table_find(table, journey->client, journey->client_hash,
+						 seat);
+	return entry && persist_serves(journey, entry, seat->word) ? entry : NULL;
 }
 
 /* Fills a slot that is this CPU's, for the journey's backend. */

@@ -43,6 +43,8 @@ enum program {
 	PROGRAM_BIND = 2,
 	PROGRAM_AGE = 3,
 	PROGRAM_ROOM = 4,
+	PROGRAM_KNOWN = 5,
+	PROGRAM_RULES = 6,
 	PROGRAM_SCHEDULER = 8,
 	PROGRAM_MAX = 32,
 };
@@ -164,7 +166,7 @@ struct connection {
 	u32 told; /* jiffies, their low half: when that entry last heard of it */
 	u32 service;
 	u32 mark;
-	u32 padding;
+	u32 fetched; /* written to have the line fetched */
 };
 
 /* One client's backend for one service: the body of a slot. */
@@ -438,4 +440,5 @@ enum flat {
 	FLAT_REASONS = 24,
 	FLAT_SERVICE_COUNTERS = 25,
 	FLAT_JOURNEYS = 26,
+	FLAT_MARK_RULES = 27,
 };

@@ -38,6 +38,8 @@ STEPS = {
     "bind_client": "bind",
     "age_tables": "age",
     "make_room": "room",
+    "known_connection": "known",
+    "mark_packet": "rules",
 }
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
