@@ -32,6 +32,8 @@ static __always_inline u32 table_slots(u32 table)
 
 static __always_inline struct slot *table_slot(u32 table, u64 place)
 {
+	/* verifier of 6.1, where the compiler knows a bound: "register with unbounded min value" */
+	asm volatile("" : "+r"(place));
 	if (table == TABLE_CONNECTIONS4)
 		return (struct slot *)ROW(connections4, place);
 	if (table == TABLE_CONNECTIONS6)

@@ -56,8 +56,8 @@ _SERVICE_KEYS = (
 _BACKEND_KEYS = ("address", "port", "weight", "forward", "draining")
 _PERSISTENCE_KEYS = ("timeout", "netmask", "expiry")
 _MAX_CAPACITY = {
-    "connections": 2**24,
-    "persistence": 2**24,
+    "connections": 2**21,
+    "persistence": 2**21,
     "services": 2**16,
     "backends": 2**16,
 }

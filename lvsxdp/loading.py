@@ -29,6 +29,8 @@ SLOT_BYTES = {"4": 64, "6": 128}
 # The tables take a 64th of the memory, if the configuration does not say more.
 MEMORY_SHARE = 64
 MOST_BY_DEFAULT = 1 << 20
+# How far into a map the kernel lets a program reach.
+MOST_BYTES = 1 << 29
 # Slots of a bucket: bpf/config.h.
 BUCKET_SLOTS = 32
 # Function -> its place in the program array.
@@ -160,6 +162,11 @@ def _make_table(module: Module, name: str, table: dict[str, Any], pins: Path, fl
     cpus = power_of_two(maps.possible_cpus()) if picture.type in maps.PER_CPU_TYPES else 1
     shape = records.Shape(picture.value_size, picture.capacity, cpus)
     picture.close()
+    if shape.row * shape.rows * shape.cpus > MOST_BYTES:
+        raise DatapathError(
+            f"the table {name} of {shape.rows} rows for {shape.cpus} CPUs is larger than the "
+            f"{MOST_BYTES >> 20} MiB that a program may reach: lower capacity in the configuration"
+        )
     made = maps.create_flat(name, shape)
     try:
         maps.pin(made, pins / name)

@@ -269,7 +269,7 @@ def test_an_error_in_c_names_its_file_and_line_and_leaves_nothing(lb: Pair, tmp_
     at = next(n for n, line in enumerate(lines, 1) if line.startswith("static __always_inline"))
     old = lines[at - 1]
     said = attach_broken(lb, tmp_path, "packet.h", old, f"nonsense {old}")
-    assert said.startswith("DatapathError compiling bpf/lvsxdp.c failed:")
+    assert said.startswith("DatapathError compiling bpf/control.c failed:")
     assert f"bpf/packet.h:{at}:" in said
     assert lb.picture() == before
 

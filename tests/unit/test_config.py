@@ -477,8 +477,8 @@ FAULTS = {
     " reuse mode (0 to 3)",
     "settings: {require_local: 2}": 'f:1: settings.require_local: "2" is not a switch'
     " (true, false, 1, 0)",
-    "capacity: {connections: 16777217}": 'f:1: capacity.connections: "16777217" is not a number of'
-    " entries (1 to 16777216)",
+    "capacity: {connections: 2097153}": 'f:1: capacity.connections: "2097153" is not a number of'
+    " entries (1 to 2097152)",
     "capacity: {backends: 0}": 'f:1: capacity.backends: "0" is not a number of entries'
     " (1 to 65536)",
     "capacity: {services: 1}\nservices: [{mark: 1, family: ipv4}, {mark: 2, family: ipv4}]": "f:1:"
