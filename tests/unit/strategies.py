@@ -128,8 +128,8 @@ CONFIGS = st.builds(
     settings=st.builds(Settings, st.booleans(), st.booleans(), st.integers(0, 3), st.booleans()),
     capacity=st.builds(
         Capacity,
-        st.integers(1, 2**24),
-        st.integers(1, 2**24),
+        st.integers(1, 2**21),
+        st.integers(1, 2**21),
         st.integers(4, 2**16),
         st.integers(16, 2**16),
     ),
