@@ -36,7 +36,7 @@ from lvsxdp.maps import Map, ProgramType
 from lvsxdp.network import Network
 
 # Two balancers: one with tables of the default size, one for a million flows.
-NAMESPACES = {"lvsxdp": "lvxbench", "million": "lvxbench1m"}
+BALANCERS = ("lvsxdp", "million")
 HERE = Path(__file__).resolve().parent
 FRAME_BYTES = 80
 SYN, ACK = 0x02, 0x10
@@ -230,18 +230,18 @@ class Rig:
     def measure(self, case: Case) -> None:
         """One round of a case; raises where the packets did not do the case's work."""
         self.confirm()
-        before, opened = self.balancer.reasons(), self._opened()
+        before, opened = self.balancer.reasons(), self.opened()
         run = self.run(case, case.packets, flags=case.flags, spread=not case.fresh)
         after = self.balancer.reasons()
         moved = {name: count - before.get(name, 0) for name, count in after.items()}
         moved = {name: count for name, count in moved.items() if count}
         expected = {case.reason: case.packets} if case.reason else {}
-        made = self._opened() - opened
+        made = self.opened() - opened
         if run.verdict != case.verdict or moved != expected:
             raise SystemExit(f"{case.name} did not do its work: verdict {run.verdict}, {moved}")
         if made != case.connections * case.packets:
             raise SystemExit(f"{case.name} did not do its work: {made} new connections")
-        if case.verdict == TX and case.subject in NAMESPACES and run.data[5] != 0x0B:
+        if case.verdict == TX and case.subject in BALANCERS and run.data[5] != 0x0B:
             raise SystemExit(f"{case.name} did not reach its backend")
         case.samples.append(run.nanoseconds)
         if case.fresh:
@@ -256,7 +256,8 @@ class Rig:
         for table in tables:
             self.balancer.sweep(table)
 
-    def _opened(self) -> int:
+    def opened(self) -> int:
+        """How many connections all services have opened."""
         places = self.balancer.state.book.services.values()
         return sum(self.balancer.total("service_counters", p.id)["connections"] for p in places)
 
@@ -291,7 +292,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 @contextmanager
 def namespace(name: str) -> Iterator[None]:
     """A namespace with one interface whose neighbour is the backend; removed at the end."""
-    subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
     def ip(*arguments: str) -> None:
         subprocess.run(["ip", "-n", name, *arguments], check=True)
@@ -319,7 +319,7 @@ def namespace(name: str) -> Iterator[None]:
 @contextmanager
 def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Iterator[Rig]:
     """A balancer with this configuration in its own namespace, removed at the end."""
-    name = NAMESPACES[subject]
+    name = f"lvxrig-{os.getpid()}-{subject}"
     with namespace(name):
         where = controller.here()
         try:
