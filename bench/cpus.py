@@ -29,7 +29,7 @@ capacity: {{connections: 1048576, persistence: 1048576}}
      backends: [{{address: 172.31.0.11}}]}}
 """
 # Their entries go after each round.
-FRESH_SERVICES = ("mark:2", "tcp 192.0.2.12:8080")
+FRESH_SERVICES = ("mark:2", "tcp:192.0.2.12:8080")
 
 
 def cases(cpu: int) -> list[Case]:
