@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import json
 import os
 import shutil
-import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from bench import record
 from lvsxdp import (
     attaching,
     compiler,
@@ -262,31 +259,19 @@ class Rig:
         return sum(self.balancer.total("service_counters", p.id)["connections"] for p in places)
 
 
-def results(cases: list[Case]) -> list[dict[str, Any]]:
-    """One object a case, as --json prints them."""
+def results(cases: list[Case]) -> list[record.Result]:
+    """Nanoseconds a packet of each case; net of the floor."""
     floor, reference = min(cases[0].samples), min(cases[1].samples)
-    return [
-        {
-            "case": case.name,
-            "min_ns": min(case.samples),
-            "median_ns": statistics.median(case.samples),
-            "net_ns": min(case.samples) - floor,
-            "ratio_to_reference": round((min(case.samples) - floor) / max(reference - floor, 1), 2),
-            "rounds": len(case.samples),
+    found = []
+    for case in cases:
+        net = min(case.samples) - floor
+        target, stretch = record.TARGETS.get(case.name, (None, None))
+        more = {
+            "flows": None if case.fresh else case.flows,
+            "ratio": round(net / max(reference - floor, 1), 2),
         }
-        for case in cases
-    ]
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The results as text."""
-    lines = [f"{'case':22} {'min':>6} {'median':>7} {'net':>6} {'ratio':>6}   ns a packet"]
-    for row in rows:
-        lines.append(
-            f"{row['case']:22} {row['min_ns']:6} {row['median_ns']:7.0f} {row['net_ns']:6} "
-            f"{row['ratio_to_reference']:6}"
-        )
-    return "\n".join(lines)
+        found.append(record.Result(case.name, "ns", case.samples, net, target, stretch, more))
+    return found
 
 
 @contextmanager
@@ -337,11 +322,23 @@ def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Ite
             shutil.rmtree(where.files, ignore_errors=True)
 
 
+def measured(cases: list[Case], rounds: int, cache: Path) -> list[record.Result]:
+    """All cases in turn, so many times."""
+    with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
+        for case in cases:
+            (million if case.subject == "million" else usual).prepare(case)
+        for _ in range(rounds):
+            for case in cases:
+                (million if case.subject == "million" else usual).measure(case)
+    return results(cases)
+
+
 def main() -> None:
     """Runs all cases and prints their times."""
     parser = argparse.ArgumentParser(prog="scripts/bench packet", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--stages", action="store_true", help="up to each stage of the journey")
     parser.add_argument("--only", default="", help="names of cases, with commas between")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -351,16 +348,16 @@ def main() -> None:
         cases = [c for c in cases if c.name in ("floor", "reference", *options.only.split(","))]
     cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
     try:
-        with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
-            for case in cases:
-                (million if case.subject == "million" else usual).prepare(case)
-            for _ in range(options.rounds):
-                for case in cases:
-                    (million if case.subject == "million" else usual).measure(case)
+        if options.stages:
+            from bench import stages
+
+            found = stages.run(options.rounds, cache)
+        else:
+            found = measured(cases, options.rounds, cache)
     finally:
         shutil.rmtree(cache, ignore_errors=True)
-    rows = results(cases)
-    sys.stdout.write((json.dumps(rows, indent=2) if options.json else table(rows)) + "\n")
+    name = "stages" if options.stages else "packet"
+    record.write(record.document(name, options.rounds, found), options.json)
 
 
 if __name__ == "__main__":
