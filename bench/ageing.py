@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench import packet, record
 from bench.packet import ACK, SYN, TX, Case, Rig, rig
 from lvsxdp import ageing, entries, network, views
 
@@ -114,15 +112,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long lvsxdp run is watched")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    network.leave_private_mounts()
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
-        with rig("ageing", CONFIG, cache) as subject:
-            fill(subject)
-            found = measure(subject, options.rounds)
-            found.append(daemon(subject, options.seconds))
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
+    with packet.workplace() as cache, rig("ageing", CONFIG, cache) as subject:
+        fill(subject)
+        found = measure(subject, options.rounds)
+        found.append(daemon(subject, options.seconds))
     how = {"connections": ENTRIES, "persistence": ENTRIES}
     record.write(record.document("ageing", options.rounds, found, **how), options.json)
 

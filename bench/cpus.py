@@ -7,9 +7,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import shutil
 import statistics
-import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -166,24 +164,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    network.leave_private_mounts()
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         raise SystemExit("bench cpus: there is one CPU only")
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
     rates: dict[tuple[str, int], list[float]] = {}
-    try:
-        with (
-            packet.rig("lvsxdp", CONFIG, cache) as rig,
-            workers(cpus, rig.namespace, cache) as made,
-        ):
-            for turn in range(options.rounds):
-                for place, case in enumerate(cases(0)):
-                    for working in ([made[turn % 2]], made):
-                        rate = measure(rig, working, place)
-                        rates.setdefault((case.name, len(working)), []).append(rate)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
+    with (
+        packet.workplace() as cache,
+        packet.rig("lvsxdp", CONFIG, cache) as rig,
+        workers(cpus, rig.namespace, cache) as made,
+    ):
+        for turn in range(options.rounds):
+            for place, case in enumerate(cases(0)):
+                for working in ([made[turn % 2]], made):
+                    rate = measure(rig, working, place)
+                    rates.setdefault((case.name, len(working)), []).append(rate)
     how = {"flows_a_cpu": 1 << 14, "wanted_ratio": WANTED}
     record.write(record.document("cpus", options.rounds, results(rates), **how), options.json)
 

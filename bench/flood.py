@@ -12,9 +12,7 @@ import dataclasses
 import ipaddress
 import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
@@ -261,12 +259,8 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=65536, help="of each table")
     parser.add_argument("--flows", type=int, default=1000, help="and as many persistent clients")
     options = parser.parse_args()
-    network.leave_private_mounts()
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
+    with packet.workplace() as cache:
         found, lost = flood(options, cache)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
     how = {"seconds": options.seconds, "capacity": options.capacity, "sources": SOURCES}
     how |= {"flows": options.flows, "persistent_clients": options.flows}
     record.write(record.document("flood", 1, found, **how), options.json)

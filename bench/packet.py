@@ -7,8 +7,10 @@ import dataclasses
 import ipaddress
 import os
 import shutil
+import signal
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +133,7 @@ def all_cases() -> list[Case]:
             1,
             20_000,
             fresh=True,
+            clients=True,
         ),
         Case(
             "not_ours",
@@ -227,7 +230,7 @@ class Rig:
     def measure(self, case: Case) -> None:
         """One round of a case; raises where the packets did not do the case's work."""
         self.confirm()
-        before, opened = self.balancer.reasons(), self.opened()
+        before, opened, bound = self.balancer.reasons(), self.opened(), self.bound(case)
         run = self.run(case, case.packets, flags=case.flags, spread=not case.fresh)
         after = self.balancer.reasons()
         moved = {name: count - before.get(name, 0) for name, count in after.items()}
@@ -238,6 +241,9 @@ class Rig:
             raise SystemExit(f"{case.name} did not do its work: verdict {run.verdict}, {moved}")
         if made != case.connections * case.packets:
             raise SystemExit(f"{case.name} did not do its work: {made} new connections")
+        entries = self.bound(case) - bound
+        if case.fresh and (entries == case.packets) != case.clients:
+            raise SystemExit(f"{case.name} did not do its work: {entries} new persistence entries")
         if case.verdict == TX and case.subject in BALANCERS and run.data[5] != 0x0B:
             raise SystemExit(f"{case.name} did not reach its backend")
         case.samples.append(run.nanoseconds)
@@ -246,12 +252,24 @@ class Rig:
 
     def forget(self, case: Case) -> None:
         """Removes what a round of new connections has made."""
-        key = f"mark:{1 if case.virtual.endswith('.10') else 2}"
-        wanted = Wanted(service=self.balancer.state.book.services[key].id)
+        wanted = Wanted(service=self.balancer.state.book.services[self.key(case)].id)
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
         self.balancer.reap(views.places(self.balancer, tables, wanted), force=True)
         for table in tables:
             self.balancer.sweep(table)
+
+    def bound(self, case: Case) -> int:
+        """How many persistence entries the service of a case of new connections has."""
+        if not case.fresh:
+            return 0
+        fields = self.balancer.schema.values["shares"].fields
+        service = self.balancer.state.book.services[self.key(case)].id
+        return self.balancer.map("shares").read_word(service, fields["persistence4"].offset)
+
+    @staticmethod
+    def key(case: Case) -> str:
+        """The service of a case of new connections."""
+        return f"mark:{1 if case.virtual.endswith('.10') else 2}"
 
     def opened(self) -> int:
         """How many connections all services have opened."""
@@ -333,6 +351,18 @@ def measured(cases: list[Case], rounds: int, cache: Path) -> list[record.Result]
     return results(cases)
 
 
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for what is compiled; at the end, SIGTERM's too, it and all that was made go."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    network.leave_private_mounts()
+    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
+    try:
+        yield cache
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
 def main() -> None:
     """Runs all cases and prints their times."""
     parser = argparse.ArgumentParser(prog="scripts/bench packet", description=__doc__)
@@ -342,20 +372,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of cases, with commas between")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    network.leave_private_mounts()
     cases = all_cases()
     if options.only:
         cases = [c for c in cases if c.name in ("floor", "reference", *options.only.split(","))]
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
+    with workplace() as cache:
         if options.stages:
             from bench import stages
 
             found = stages.run(options.rounds, cache)
         else:
             found = measured(cases, options.rounds, cache)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
     name = "stages" if options.stages else "packet"
     record.write(record.document(name, options.rounds, found), options.json)
 

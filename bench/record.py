@@ -105,5 +105,5 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.3f}" if value < 10 else f"{value:,.0f}"
+        return f"{value:.4g}" if abs(value) < 10 else f"{value:,.0f}"
     return str(value)

@@ -7,12 +7,11 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import live, record
+from bench import live, packet, record
 from bench.live import Balancer, Ends, Flows
 from bench.packet import ACK, SYN
 from lvsxdp import attaching, config, controller, loading, network
@@ -176,17 +175,16 @@ def main() -> None:
     options = parser.parse_args()
     cpu = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpu})
-    network.leave_private_mounts()
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
-        with live.ends(cache) as outer, subjects(outer, cache) as found:
+    with (
+        packet.workplace() as cache,
+        live.ends(cache) as outer,
+        subjects(outer, cache) as found,
+    ):
+        for subject in found:
+            prepare(outer, subject)
+        for _ in range(options.rounds):
             for subject in found:
-                prepare(outer, subject)
-            for _ in range(options.rounds):
-                for subject in found:
-                    measure(outer, subject, options.packets)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
+                measure(outer, subject, options.packets)
     how = {"flows": FLOWS, "backends": len(live.BACKENDS), "generated_on_cpu": cpu}
     record.write(record.document("throughput", options.rounds, results(found), **how), options.json)
 
