@@ -106,9 +106,13 @@ def run(rounds: int, cache: Path) -> list[record.Result]:
 
 
 def stop(case: Case, stage: str) -> Stop:
-    """The case, sent to the balancer that goes as far as the stage."""
+    """The case, sent to the entry that goes as far as the stage.
+
+    New connections of one stage are not those of another, whose slots would be in the caches.
+    """
     subject = case.subject if stage == ALL else stage
-    return Stop(dataclasses.replace(case, subject=subject, samples=[]), stage)
+    first = STAGES[case.name].index(stage) << 22 if case.fresh else 0
+    return Stop(dataclasses.replace(case, subject=subject, counter=first, samples=[]), stage)
 
 
 def _remember(found: Rig, hit: Case) -> None:
