@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import statistics
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import packet, record
 from bench.packet import ACK, SYN, TX, Case, Rig, rig
 from lvsxdp import ageing, entries, network, views
 
@@ -44,7 +42,7 @@ def timed(rounds: int, work: Callable[[], object]) -> list[float]:
     for _ in range(rounds):
         before = time.process_time()
         work()
-        found.append(time.process_time() - before)
+        found.append(round(time.process_time() - before, 4))
     return found
 
 
@@ -58,8 +56,8 @@ def listed(rows: Any, columns: tuple[str, ...]) -> int:
     return count - 1
 
 
-def measure(subject: Rig, rounds: int) -> list[dict[str, Any]]:
-    """One object a case: CPU seconds, and lines a second where something is listed."""
+def measure(subject: Rig, rounds: int) -> list[record.Result]:
+    """CPU seconds of sweeps and lists, and lines a second where something is listed."""
     balancer = subject.balancer
     network.enter_namespace(subject.namespace)
     work: dict[str, Callable[[], object]] = {
@@ -68,22 +66,42 @@ def measure(subject: Rig, rounds: int) -> list[dict[str, Any]]:
         "persistence_list": lambda: listed(views.persistence(balancer), entries.PERSISTENCE),
     }
     kept = sum(1 for _ in views.connections(balancer)), sum(1 for _ in views.persistence(balancer))
-    rows = []
+    if kept != (ENTRIES, ENTRIES):
+        raise SystemExit(f"ageing: the tables hold {kept[0]} and {kept[1]} entries, not {ENTRIES}")
+    found = []
     for name, call in work.items():
         seconds = timed(rounds, call)
-        row: dict[str, Any] = {
-            "case": name,
-            "connections": kept[0],
-            "persistence": kept[1],
-            "min_s": round(min(seconds), 4),
-            "median_s": round(statistics.median(seconds), 4),
-            "rounds": rounds,
-        }
-        if name.endswith("_list"):
-            lines = kept[0] if name.startswith("connection") else kept[1]
-            row["lines_a_second"] = round(lines / min(seconds))
-        rows.append(row)
-    return rows
+        more = {"lines_a_second": round(ENTRIES / min(seconds))} if name != "sweep" else {}
+        found.append(record.Result(name, "s", seconds, more=more))
+    return found
+
+
+def cpu_seconds(process: int) -> float:
+    """The CPU time that a process has had, its system calls included."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def daemon(subject: Rig, seconds: float) -> record.Result:
+    """Percent of one CPU that `lvsxdp run` takes at its own interval, its start not counted."""
+    program = Path(sys.executable).parent / "lvsxdp"
+    argv = [str(program), "--netns", subject.namespace, "run"]
+    swept = subject.balancer.where.files / "last_sweep"
+    swept.unlink(missing_ok=True)
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not swept.exists():
+            if process.poll() is not None:
+                raise SystemExit(f"ageing: lvsxdp run ended with {process.returncode}")
+            time.sleep(0.1)
+        began, used = time.monotonic(), cpu_seconds(process.pid)
+        time.sleep(seconds)
+        used, passed = cpu_seconds(process.pid) - used, time.monotonic() - began
+    finally:
+        process.terminate()
+        process.wait()
+    percent = round(100 * used / passed, 2)
+    return record.Result("run", "% of a CPU", [percent], target=2, more={"seconds": seconds})
 
 
 def main() -> None:
@@ -91,25 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench ageing", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60, help="how long lvsxdp run is watched")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    network.leave_private_mounts()
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
-        with rig("lvsxdp", CONFIG, cache) as subject:
-            fill(subject)
-            rows = measure(subject, options.rounds)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    if options.json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-        return
-    for row in rows:
-        speed = f"  {row['lines_a_second']:9} lines/s" if "lines_a_second" in row else ""
-        sys.stdout.write(
-            f"{row['case']:18} min {row['min_s']:.4f} s  median {row['median_s']:.4f} s"
-            f"  of {row['connections']} and {row['persistence']}{speed}\n"
-        )
+    with packet.workplace() as cache, rig("ageing", CONFIG, cache) as subject:
+        fill(subject)
+        found = measure(subject, options.rounds)
+        found.append(daemon(subject, options.seconds))
+    how = {"connections": ENTRIES, "persistence": ENTRIES}
+    record.write(record.document("ageing", options.rounds, found, **how), options.json)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import json
 import os
 import shutil
-import statistics
+import signal
 import struct
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from bench import record
 from lvsxdp import (
     attaching,
     compiler,
@@ -36,7 +35,7 @@ from lvsxdp.maps import Map, ProgramType
 from lvsxdp.network import Network
 
 # Two balancers: one with tables of the default size, one for a million flows.
-NAMESPACES = {"lvsxdp": "lvxbench", "million": "lvxbench1m"}
+BALANCERS = ("lvsxdp", "million")
 HERE = Path(__file__).resolve().parent
 FRAME_BYTES = 80
 SYN, ACK = 0x02, 0x10
@@ -134,6 +133,7 @@ def all_cases() -> list[Case]:
             1,
             20_000,
             fresh=True,
+            clients=True,
         ),
         Case(
             "not_ours",
@@ -230,18 +230,21 @@ class Rig:
     def measure(self, case: Case) -> None:
         """One round of a case; raises where the packets did not do the case's work."""
         self.confirm()
-        before, opened = self.balancer.reasons(), self._opened()
+        before, opened, bound = self.balancer.reasons(), self.opened(), self.bound(case)
         run = self.run(case, case.packets, flags=case.flags, spread=not case.fresh)
         after = self.balancer.reasons()
         moved = {name: count - before.get(name, 0) for name, count in after.items()}
         moved = {name: count for name, count in moved.items() if count}
         expected = {case.reason: case.packets} if case.reason else {}
-        made = self._opened() - opened
+        made = self.opened() - opened
         if run.verdict != case.verdict or moved != expected:
             raise SystemExit(f"{case.name} did not do its work: verdict {run.verdict}, {moved}")
         if made != case.connections * case.packets:
             raise SystemExit(f"{case.name} did not do its work: {made} new connections")
-        if case.verdict == TX and case.subject in NAMESPACES and run.data[5] != 0x0B:
+        entries = self.bound(case) - bound
+        if case.fresh and (entries == case.packets) != case.clients:
+            raise SystemExit(f"{case.name} did not do its work: {entries} new persistence entries")
+        if case.verdict == TX and case.subject in BALANCERS and run.data[5] != 0x0B:
             raise SystemExit(f"{case.name} did not reach its backend")
         case.samples.append(run.nanoseconds)
         if case.fresh:
@@ -249,49 +252,49 @@ class Rig:
 
     def forget(self, case: Case) -> None:
         """Removes what a round of new connections has made."""
-        key = f"mark:{1 if case.virtual.endswith('.10') else 2}"
-        wanted = Wanted(service=self.balancer.state.book.services[key].id)
+        wanted = Wanted(service=self.balancer.state.book.services[self.key(case)].id)
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
         self.balancer.reap(views.places(self.balancer, tables, wanted), force=True)
         for table in tables:
             self.balancer.sweep(table)
 
-    def _opened(self) -> int:
+    def bound(self, case: Case) -> int:
+        """How many persistence entries the service of a case of new connections has."""
+        if not case.fresh:
+            return 0
+        fields = self.balancer.schema.values["shares"].fields
+        service = self.balancer.state.book.services[self.key(case)].id
+        return self.balancer.map("shares").read_word(service, fields["persistence4"].offset)
+
+    @staticmethod
+    def key(case: Case) -> str:
+        """The service of a case of new connections."""
+        return f"mark:{1 if case.virtual.endswith('.10') else 2}"
+
+    def opened(self) -> int:
+        """How many connections all services have opened."""
         places = self.balancer.state.book.services.values()
         return sum(self.balancer.total("service_counters", p.id)["connections"] for p in places)
 
 
-def results(cases: list[Case]) -> list[dict[str, Any]]:
-    """One object a case, as --json prints them."""
+def results(cases: list[Case]) -> list[record.Result]:
+    """Nanoseconds a packet of each case; net of the floor."""
     floor, reference = min(cases[0].samples), min(cases[1].samples)
-    return [
-        {
-            "case": case.name,
-            "min_ns": min(case.samples),
-            "median_ns": statistics.median(case.samples),
-            "net_ns": min(case.samples) - floor,
-            "ratio_to_reference": round((min(case.samples) - floor) / max(reference - floor, 1), 2),
-            "rounds": len(case.samples),
+    found = []
+    for case in cases:
+        net = min(case.samples) - floor
+        target, stretch = record.TARGETS.get(case.name, (None, None))
+        more = {
+            "flows": None if case.fresh else case.flows,
+            "ratio": round(net / max(reference - floor, 1), 2),
         }
-        for case in cases
-    ]
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The results as text."""
-    lines = [f"{'case':22} {'min':>6} {'median':>7} {'net':>6} {'ratio':>6}   ns a packet"]
-    for row in rows:
-        lines.append(
-            f"{row['case']:22} {row['min_ns']:6} {row['median_ns']:7.0f} {row['net_ns']:6} "
-            f"{row['ratio_to_reference']:6}"
-        )
-    return "\n".join(lines)
+        found.append(record.Result(case.name, "ns", case.samples, net, target, stretch, more))
+    return found
 
 
 @contextmanager
 def namespace(name: str) -> Iterator[None]:
     """A namespace with one interface whose neighbour is the backend; removed at the end."""
-    subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
     def ip(*arguments: str) -> None:
         subprocess.run(["ip", "-n", name, *arguments], check=True)
@@ -319,7 +322,7 @@ def namespace(name: str) -> Iterator[None]:
 @contextmanager
 def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Iterator[Rig]:
     """A balancer with this configuration in its own namespace, removed at the end."""
-    name = NAMESPACES[subject]
+    name = f"lvxrig-{os.getpid()}-{subject}"
     with namespace(name):
         where = controller.here()
         try:
@@ -337,30 +340,50 @@ def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Ite
             shutil.rmtree(where.files, ignore_errors=True)
 
 
+def measured(cases: list[Case], rounds: int, cache: Path) -> list[record.Result]:
+    """All cases in turn, so many times."""
+    with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
+        for case in cases:
+            (million if case.subject == "million" else usual).prepare(case)
+        for _ in range(rounds):
+            for case in cases:
+                (million if case.subject == "million" else usual).measure(case)
+    return results(cases)
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for what is compiled; at the end, SIGTERM's too, it and all that was made go."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    network.leave_private_mounts()
+    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
+    try:
+        yield cache
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
 def main() -> None:
     """Runs all cases and prints their times."""
     parser = argparse.ArgumentParser(prog="scripts/bench packet", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--stages", action="store_true", help="up to each stage of the journey")
     parser.add_argument("--only", default="", help="names of cases, with commas between")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    network.leave_private_mounts()
     cases = all_cases()
     if options.only:
         cases = [c for c in cases if c.name in ("floor", "reference", *options.only.split(","))]
-    cache = Path(tempfile.mkdtemp(prefix="lvsxdp-bench-"))
-    try:
-        with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
-            for case in cases:
-                (million if case.subject == "million" else usual).prepare(case)
-            for _ in range(options.rounds):
-                for case in cases:
-                    (million if case.subject == "million" else usual).measure(case)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    rows = results(cases)
-    sys.stdout.write((json.dumps(rows, indent=2) if options.json else table(rows)) + "\n")
+    with workplace() as cache:
+        if options.stages:
+            from bench import stages
+
+            found = stages.run(options.rounds, cache)
+        else:
+            found = measured(cases, options.rounds, cache)
+    name = "stages" if options.stages else "packet"
+    record.write(record.document(name, options.rounds, found), options.json)
 
 
 if __name__ == "__main__":

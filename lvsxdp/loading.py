@@ -60,7 +60,8 @@ def jiffies_per_second() -> int:
     return round(1 / time.clock_getres(CLOCK_MONOTONIC_COARSE))
 
 
-def _defines(config: Config, build: Build) -> dict[str, object]:
+def defines_of(config: Config, build: Build) -> dict[str, object]:
+    """What the sources are compiled with."""
     capacity = config.capacity
     return {
         "HZ": jiffies_per_second(),
@@ -113,7 +114,7 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     """Compiles and loads everything and pins it in `pins`; what the compiler said of the maps."""
     from lvsxdp import compiler
 
-    defines = _defines(config, build)
+    defines = defines_of(config, build)
     header = ((build.folder or compiler.sources()) / "types.h").read_text()
     enums = records.enums_of(header)
     described = _load_control(pins, defines, build, enums["flat"])
@@ -209,7 +210,25 @@ def _load_hook(
     build: Build,
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Loads one hook's programs, fills its program array, and pins array and entry."""
+    """Loads one hook's programs, and pins entry and program array."""
+    entry, array = load_entry(hook, pins, defines, build, enums)
+    maps.pin(array, pins / f"{hook}_programs")
+    maps.pin(entry, pins / f"{hook}_entry")
+    os.close(array)
+    os.close(entry)
+
+
+def load_entry(
+    hook: str,
+    pins: Path,
+    defines: Mapping[str, object],
+    build: Build,
+    enums: Mapping[str, Mapping[str, int]],
+) -> tuple[int, int]:
+    """Descriptors of a hook's entry and of its program array, before the maps in `pins`.
+
+    The kernel empties the array when it is neither open nor pinned.
+    """
     from lvsxdp import compiler
 
     mine = {**defines, f"HOOK_{hook.upper()}": 1}
@@ -224,12 +243,11 @@ def _load_hook(
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
         array.update(records.number(index), records.number(loaded[function]))
-    maps.pin(array.descriptor, pins / f"{hook}_programs")
-    maps.pin(loaded["entry"], pins / f"{hook}_entry")
-    array.close()
+    entry = loaded.pop("entry")
     for descriptor in loaded.values():
         os.close(descriptor)
     module.close()
+    return entry, array.descriptor
 
 
 def remove_pins(folder: Path) -> None:
