@@ -6,15 +6,15 @@ static __always_inline int new_admit(struct hook_context *ctx, struct journey *j
 	struct packet *packet = &journey->packet;
 	int reason = classify_packet(ctx, journey);
 
-	if (reason)
-		return reason;
+	if (reason || STOP_AFTER == STAGE_CLASSIFIED)
+		return reason ? reason : REASON_NO_SERVICE;
 	if (!packet_is_opening(packet))
 		return REASON_NOT_OPENING;
 	if (packet_client_port(packet) == FTP_DATA_PORT)
 		return REASON_SOURCE_PORT_20;
 	if (journey->settings & SETTING_REQUIRE_LOCAL && !classify_is_local(ctx, journey))
 		return REASON_NOT_LOCAL;
-	return REASON_OK;
+	return STOP_AFTER == STAGE_LOCAL ? REASON_NO_SERVICE : REASON_OK;
 }
 
 /* The packet has a connection all the same: on to the program that knows what then. */
