@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import ipaddress
 import signal
 import sys
@@ -28,7 +29,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Adds the exit codes to the help text."""
-        kwargs["help"] = (kwargs.get("help") or "") + EXITS
+        kwargs["help"] = inspect.cleandoc(kwargs.get("help") or "") + EXITS
         super().__init__(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:

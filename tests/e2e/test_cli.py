@@ -293,7 +293,9 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 def test_the_help_of_every_command_has_an_example_and_its_exit_codes(
     path: tuple[str, ...],
 ) -> None:
-    said = " ".join(run(PROGRAM, *path, "--help").stdout.split())
+    shown = run(PROGRAM, *path, "--help").stdout
+    assert "\n   " not in shown.partition("\nOptions:")[0], "a paragraph is indented"
+    said = " ".join(shown.split())
     assert f"Example: lvsxdp {' '.join(path)}" in said
     assert "Exit codes: 0 done" in said
 
