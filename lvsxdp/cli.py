@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import ipaddress
 import signal
 import sys
@@ -28,7 +29,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Adds the exit codes to the help text."""
-        kwargs["help"] = (kwargs.get("help") or "") + EXITS
+        kwargs["help"] = inspect.cleandoc(kwargs.get("help") or "") + EXITS
         super().__init__(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -398,32 +399,84 @@ def mark_list(options: Options, json: bool) -> None:
         _print(show.mark_rows(balancer.state), columns, json)
 
 
+def _parse_network(_: object, __: object, value: str | None) -> Network | None:
+    from lvsxdp import scalars
+
+    try:
+        return None if value is None else scalars.parse_network(value)
+    except LvsxdpError as err:
+        raise click.BadParameter(str(err)) from err
+
+
+service_option = click.option(
+    "--service",
+    "service_name",
+    metavar="SERVICE",
+    help="Only of this service: mark:80, tcp:192.0.2.10:80 or its name.",
+)
+client_option = click.option(
+    "--client",
+    metavar="NETWORK",
+    callback=_parse_network,
+    help="Only of clients in it: 198.51.100.7, 198.51.100.0/24, 2001:db8::/48.",
+)
+backend_option = click.option(
+    "--backend",
+    "backend_name",
+    metavar="BACKEND",
+    help="Only of this backend, in every service that has it.",
+)
+
+
 @connection.command("list")
+@service_option
+@client_option
+@backend_option
 @as_json
 @pass_options
-def connection_list(options: Options, json: bool) -> None:
-    """List live connections.
+def connection_list(
+    options: Options,
+    service_name: str | None,
+    client: Network | None,
+    backend_name: str | None,
+    json: bool,
+) -> None:
+    """List live connections: all, or those to which every option given applies.
 
-    Example: lvsxdp connection list
+    Example: lvsxdp connection list --service mark:1 --client 198.51.100.0/24
     """
     from lvsxdp import entries, views
 
     with _balancer(options) as (balancer, _):
-        _print_entries(views.connections(balancer), entries.CONNECTION, json)
+        wanted = views.wanted_entries(balancer, service_name, client, backend_name)
+        _print_entries(views.connections(balancer, wanted), entries.CONNECTION, json)
 
 
 @persistence.command("list")
+@service_option
+@client_option
+@backend_option
 @as_json
 @pass_options
-def persistence_list(options: Options, json: bool) -> None:
-    """List live persistence entries.
+def persistence_list(
+    options: Options,
+    service_name: str | None,
+    client: Network | None,
+    backend_name: str | None,
+    json: bool,
+) -> None:
+    """List live persistence entries: all, or those to which every option given applies.
 
-    Example: lvsxdp persistence list --json
+    An entry for a client network is listed by --client where the two share an address: where the
+    entry's network lies in NETWORK or contains it.
+
+    Example: lvsxdp persistence list --client 198.51.100.7
     """
     from lvsxdp import entries, views
 
     with _balancer(options) as (balancer, _):
-        _print_entries(views.persistence(balancer), entries.PERSISTENCE, json)
+        wanted = views.wanted_entries(balancer, service_name, client, backend_name)
+        _print_entries(views.persistence(balancer, wanted), entries.PERSISTENCE, json)
 
 
 @persistence.command("delete")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lvsxdp import tables
-from lvsxdp.model import Network, Service
+from lvsxdp.model import Address, Network, Service
 from lvsxdp.records import Layout
 from lvsxdp.show import Names
 from lvsxdp.tables import Schema
@@ -37,10 +37,14 @@ Name = TypeVar("Name", str, str | None)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries: of a service id, of a backend (generation << 32 | id), of a client network."""
+    """Which entries: of a service id, of some backends (generation << 32 | id), of some clients.
+
+    An entry is of these clients where its own, an address or a network, shares an address with
+    `client`.
+    """
 
     service: int | None = None
-    backend: int | None = None
+    backends: frozenset[int] | None = None
     client: Network | None = None
 
 
@@ -81,43 +85,72 @@ def _used(words: Any, schema: Schema) -> Any:
 
 
 def chunks(
-    schema: Schema, table: str, buffer: Any, wanted: Wanted = ALL
+    schema: Schema, table: str, buffer: Any, wanted: Wanted = ALL, masks: Any = None
 ) -> Iterator[tuple[NDArray[np.intp], Slots]]:
-    """Places and copies of the slots that hold a wanted entry, some thousand at a time."""
+    """Places and copies of the slots that hold a wanted entry, some thousand at a time.
+
+    `masks` is what _netmasks gives, where a client may stand for a network.
+    """
     import numpy as np
 
+    if wanted.client is not None and not table.endswith(str(wanted.client.version)):
+        return
     slots = _slots(buffer, schema.values[table])
     for start in range(0, len(slots), CHUNK):
         part = slots[start : start + CHUNK]
-        places = np.flatnonzero(_chosen(part, schema, wanted))
+        places = np.flatnonzero(_chosen(part, schema, wanted, masks))
         copied = part[places]
         # packets go on: a slot may have got another entry between the choice and the copy
-        still = _chosen(copied, schema, wanted)
+        still = _chosen(copied, schema, wanted, masks)
         if still.any():
             yield places[still] + start, copied[still]
 
 
-def _chosen(part: Slots, schema: Schema, wanted: Wanted) -> Any:
+def _chosen(part: Slots, schema: Schema, wanted: Wanted, masks: Any) -> Any:
     """Which of the slots hold a wanted entry."""
+    import numpy as np
+
     chosen = _used(part["word"], schema)
     if wanted.service is not None:
         chosen &= part["service"] == wanted.service
-    if wanted.backend is not None:
-        chosen &= part["backend"] == wanted.backend
+    if wanted.backends is not None:
+        backends = np.array(list(wanted.backends), dtype="u8")
+        chosen &= np.isin(part["backend"], backends)
     if wanted.client is not None:
-        chosen &= _is_of(part["client"], wanted.client)
+        chosen &= _meets(part, wanted.client, masks)
     return chosen
 
 
-def _is_of(clients: Any, network: Network) -> Any:
-    """Which of the addresses, as rows of bytes, are in the network."""
+def _meets(part: Slots, network: Network, masks: Any) -> Any:
+    """Which of the slots' clients share an address with the network."""
     import numpy as np
 
-    if clients.shape[1] != network.max_prefixlen // 8:
-        return np.zeros(len(clients), dtype=bool)
-    mask = np.frombuffer(network.netmask.packed, dtype="u1")
-    address = np.frombuffer(network.network_address.packed, dtype="u1")
-    return ((clients & mask) == address).all(axis=1)
+    # one word an IPv4 address, two an IPv6 one; bits are the same in any byte order
+    word = "u4" if network.version == 4 else "u8"
+    address = np.frombuffer(network.network_address.packed, word)
+    apart = (part["client"].view(word) ^ address) & np.frombuffer(network.netmask.packed, word)
+    if masks is not None:
+        apart &= masks.view(word)[np.minimum(part["service"], len(masks) - 1)]
+    return (apart[:, 0] | apart[:, -1]) == 0
+
+
+def _netmasks(names: Names, version: int) -> Any:
+    """The netmask of each service's clients as a row of bytes, by service id.
+
+    The last row is for services that have been removed: their clients are single addresses.
+    """
+    import numpy as np
+
+    rows = np.full((max(names.services, default=-1) + 2, 4 if version == 4 else 16), 255, "u1")
+    for number, service in names.services.items():
+        mask = _netmask(service)
+        if mask is not None and mask.version == version:
+            rows[number] = list(mask.packed)
+    return rows
+
+
+def _netmask(service: Service | None) -> Address | None:
+    return service.persistence.netmask if service and service.persistence else None
 
 
 def count(schema: Schema, table: str, buffer: Any, now: int) -> int:
@@ -207,7 +240,8 @@ def persistence(
     schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
 ) -> Iterator[Row]:
     """One row of PERSISTENCE a live persistence entry."""
-    for _, every in chunks(schema, table, buffer, wanted):
+    masks = _netmasks(names, wanted.client.version) if wanted.client is not None else None
+    for _, every in chunks(schema, table, buffer, wanted, masks):
         left = _left(schema, table, every, now)
         part, left = every[left > 0], left[left > 0]
         suffixes = _named(part["service"], lambda number: _suffix(names.services.get(number)))
@@ -224,7 +258,7 @@ def persistence(
 
 def _suffix(service: Service | None) -> str:
     """The prefix or mask of a client that stands for a network."""
-    mask = service.persistence.netmask if service and service.persistence else None
+    mask = _netmask(service)
     if mask is None or int(mask) == 2**mask.max_prefixlen - 1:
         return ""
     bits = bin(int(mask))[2:].rjust(mask.max_prefixlen, "0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
@@ -50,19 +50,31 @@ def find_backend(service: Service, text: str) -> Backend:
 
     NotFoundError names those that come close, ConflictError those that it could be.
     """
+    found = find_backends([service], text)
+    if len(found) > 1:
+        names = " or ".join(str(backend) for _, backend in found)
+        raise ConflictError(f"{text} is ambiguous in {service}; write {names}")
+    return found[0][1]
+
+
+def find_backends(services: Sequence[Service], text: str) -> list[tuple[Service, Backend]]:
+    """Every backend of these services that `text` names; NotFoundError names those close to it."""
     address, port = parse_backend_name(text)
+    found = [(s, backend) for s in services for backend in _named(s, address, port)]
+    if not found:
+        known = dict.fromkeys(str(backend) for s in services for backend in s.backends)
+        where = str(services[0]) if len(services) == 1 else "any service"
+        raise NotFoundError(f"no backend {quote(text)} in {where}; {did_you_mean(text, known)}")
+    return found
+
+
+def _named(service: Service, address: Address, port: int | None) -> list[Backend]:
+    """The service's backends of this address and port; of any port where none is given."""
     if isinstance(service.key, AddressKey) and port == service.key.port:
         port = None
     named = [backend for backend in service.backends if backend.address == address]
     exact = [backend for backend in named if backend.port == port]
-    if not named or (port is not None and not exact):
-        known = [str(backend) for backend in service.backends]
-        raise NotFoundError(f"no backend {quote(text)} in {service}; {did_you_mean(text, known)}")
-    found = exact or named
-    if len(found) > 1:
-        names = " or ".join(str(backend) for backend in found)
-        raise ConflictError(f"{text} is ambiguous in {service}; write {names}")
-    return found[0]
+    return exact or (named if port is None else [])
 
 
 def parse_service_key(text: str) -> ServiceKey:

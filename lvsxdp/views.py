@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 
-from lvsxdp import entries, network, show
+from lvsxdp import entries, model, names, network, show
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -19,19 +19,42 @@ NEARLY_FULL = 80  # per cent
 
 
 def connections(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
-    """Every live connection, as a row of entries.CONNECTION."""
-    now, names = balancer.clock(), Names(balancer.state)
+    """Every wanted live connection, as a row of entries.CONNECTION."""
+    now, known = balancer.clock(), Names(balancer.state)
     for table in CONNECTIONS:
         memory = balancer.map(table).memory()
-        yield from entries.connections(balancer.schema, names, table, memory, now, wanted)
+        yield from entries.connections(balancer.schema, known, table, memory, now, wanted)
 
 
 def persistence(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
-    """Every live persistence entry, as a row of entries.PERSISTENCE."""
-    now, names = balancer.clock(), Names(balancer.state)
+    """Every wanted live persistence entry, as a row of entries.PERSISTENCE."""
+    now, known = balancer.clock(), Names(balancer.state)
     for table in PERSISTENCE:
         memory = balancer.map(table).memory()
-        yield from entries.persistence(balancer.schema, names, table, memory, now, wanted)
+        yield from entries.persistence(balancer.schema, known, table, memory, now, wanted)
+
+
+def wanted_entries(
+    balancer: Balancer, service: str | None, client: model.Network | None, backend: str | None
+) -> Wanted:
+    """Which entries a list is to have: service and backend as the command line names them.
+
+    NotFoundError where there is no such service or backend.
+    """
+    config, places = balancer.state.config, balancer.state.book.services
+    only = names.find_service(config, service) if service is not None else None
+    backends = None
+    if backend is not None:
+        among = [only] if only else config.services
+        found = names.find_backends(among, backend)
+        backends = frozenset(_reference(balancer, *one) for one in found)
+    return Wanted(places[str(only.key)].id if only else None, backends, client)
+
+
+def _reference(balancer: Balancer, service: Service, backend: Backend) -> int:
+    """How entries name a backend."""
+    place = balancer.state.book.services[str(service.key)].backends[str(backend)]
+    return place.generation << 32 | place.id
 
 
 def services(balancer: Balancer) -> list[Row]:
@@ -190,8 +213,7 @@ def stranded(balancer: Balancer, service: Service, backend: Backend) -> tuple[in
 
     Connections whose client has closed are not counted, nor entries that a drain has ended.
     """
-    place = balancer.state.book.services[str(service.key)].backends[str(backend)]
-    mine = Wanted(backend=place.generation << 32 | place.id)
+    mine = Wanted(backends=frozenset([_reference(balancer, service, backend)]))
     state = entries.CONNECTION.index("state")
     open_states = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK", "UDP")
     live = sum(row[state] in open_states for row in connections(balancer, mine))

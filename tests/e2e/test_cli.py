@@ -198,6 +198,36 @@ REFUSALS = {
         4,
         "service web is not persistent",
     ),
+    "a list of a service that is not there": (
+        ["connection", "list", "--service", "shpo"],
+        3,
+        'no service "shpo"; did you mean shop?',
+    ),
+    "a list of a backend that is not there": (
+        ["persistence", "list", "--backend", "192.0.2.9"],
+        3,
+        'no backend "192.0.2.9" in any service; did you mean 192.0.2.',
+    ),
+    "a list of a backend of another service": (
+        ["connection", "list", "--service", "web", "--backend", "192.0.2.3"],
+        3,
+        'no backend "192.0.2.3" in web; did you mean 192.0.2.2?',
+    ),
+    "a list of a backend that is none": (
+        ["connection", "list", "--backend", "shop"],
+        2,
+        '"shop" is not an IPv4 or IPv6 address (10.0.0.11, 10.0.0.11:80,',
+    ),
+    "a list of clients that are none": (
+        ["persistence", "list", "--client", "192.0.2"],
+        2,
+        '"192.0.2" is not an IPv4 or IPv6 address',
+    ),
+    "a list of clients in no network": (
+        ["connection", "list", "--client", "192.0.2.7/24"],
+        2,
+        '"192.0.2.7/24" has bits beyond its prefix; write 192.0.2.0/24',
+    ),
     "a client that is none": (["persistence", "delete", "shop", "me"], 2, '"me" is not an address'),
 }
 
@@ -258,6 +288,58 @@ def test_connections_are_listed(lb: Pair) -> None:
     }
 
 
+BOTH = """
+marks:
+- {mark: 1, protocol: udp, address: 192.0.2.1, port: 5001}
+services:
+- {name: shop, mark: 1, persistence: {timeout: 300, netmask: 24}, backends: [{address: 192.0.2.3}]}
+- {name: dns, protocol: udp, address: 192.0.2.1, port: 5002, persistence: {timeout: 300},
+   backends: [{address: 192.0.2.2}]}
+- {name: spare, protocol: udp, address: 192.0.2.1, port: 5003, backends: [{address: 192.0.2.2}]}
+"""
+
+
+@pytest.fixture
+def both(lb: Pair, tmp_path: Path) -> Pair:
+    """A persistent client of `shop` (kept by its /24) and of `dns` (by its address)."""
+    lb.lvsxdp("apply", config(BOTH, tmp_path, "both.yaml"))
+    lb.send(5001)
+    lb.send(5002)
+    return lb
+
+
+FILTERS: dict[str, set[str]] = {
+    "": {"shop", "dns"},
+    "--service mark:1": {"shop"},
+    "--service dns": {"dns"},
+    "--service spare": set(),
+    "--client 192.0.2.0/24": {"shop", "dns"},
+    "--client 192.0.2.2": {"shop", "dns"},
+    "--client 192.0.3.0/24": set(),
+    "--client 2001:db8::/32": set(),
+    "--backend 192.0.2.2": {"dns"},
+    "--backend 192.0.2.3": {"shop"},
+    "--service shop --client 192.0.2.2 --backend 192.0.2.3": {"shop"},
+    "--service dns --client 192.0.3.2": set(),
+}
+
+
+def services_listed(lb: Pair, what: str, options: str) -> set[str]:
+    return {row["service"] for row in lb.read(what, "list", *options.split())}
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_entries_are_listed_by_service_client_and_backend(both: Pair, options: str) -> None:
+    assert services_listed(both, "persistence", options) == FILTERS[options]
+    known = {"shop", "dns"}  # the configuration of other tests left connections without a backend
+    assert services_listed(both, "connection", options) & known == FILTERS[options]
+
+
+def test_an_entry_of_a_client_network_is_listed_by_any_of_its_addresses(both: Pair) -> None:
+    assert services_listed(both, "persistence", "--client 192.0.2.99") == {"shop"}
+    assert services_listed(both, "connection", "--client 192.0.2.99") == set()
+
+
 def test_status_has_these_keys_in_json(lb: Pair) -> None:
     status = lb.read("status")
     assert {"interfaces", "last_sweep", "tables"} <= set(status)
@@ -293,7 +375,9 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 def test_the_help_of_every_command_has_an_example_and_its_exit_codes(
     path: tuple[str, ...],
 ) -> None:
-    said = " ".join(run(PROGRAM, *path, "--help").stdout.split())
+    shown = run(PROGRAM, *path, "--help").stdout
+    assert "\n   " not in shown.partition("\nOptions:")[0], "a paragraph is indented"
+    said = " ".join(shown.split())
     assert f"Example: lvsxdp {' '.join(path)}" in said
     assert "Exit codes: 0 done" in said
 

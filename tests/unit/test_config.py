@@ -32,6 +32,7 @@ from lvsxdp.model import (
     Service,
     Settings,
 )
+from lvsxdp.names import find_backends
 from tests.unit.strategies import CONFIGS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -917,6 +918,39 @@ def test_a_backend_that_is_not_there_is_told_with_those_that_come_close(
 ) -> None:
     with pytest.raises(NotFoundError) as caught:
         config.find_backend(service, text)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("services", "text", "found"),
+    [
+        ([POOL, WEB], "10.0.0.1", [("pool", "10.0.0.1"), (str(WEB), "10.0.0.1")]),
+        ([POOL, WEB], "10.0.0.1:81", [("pool", "10.0.0.1:81")]),
+        ([POOL, WEB], "10.0.0.1:80", [(str(WEB), "10.0.0.1")]),
+        ([POOL, WEB], "10.0.0.2", [("pool", "10.0.0.2:80"), ("pool", "10.0.0.2:81")]),
+        ([WEB], "10.0.0.1", [(str(WEB), "10.0.0.1")]),
+    ],
+)
+def test_backends_of_several_services_are_found_by_one_name(
+    services: list[Service], text: str, found: list[tuple[str, str]]
+) -> None:
+    named = find_backends(services, text)
+    assert [(str(service), str(backend)) for service, backend in named] == found
+
+
+@pytest.mark.parametrize(
+    ("services", "told"),
+    [
+        ([WEB, POOL], 'no backend "10.9.9.9" in any service; did you mean 10.0.0.1?'),
+        ([WEB], 'no backend "10.9.9.9" in tcp:192.0.2.10:80; did you mean 10.0.0.1?'),
+        ([], 'no backend "10.9.9.9" in any service; there is none'),
+    ],
+)
+def test_a_backend_that_no_service_has_is_told_with_those_that_come_close(
+    services: list[Service], told: str
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        find_backends(services, "10.9.9.9")
     assert str(caught.value) == told
 
 

@@ -180,14 +180,16 @@ def test_a_mapping_may_be_longer_than_its_slots() -> None:
         (Wanted(service=3), [0, 2, 3]),
         (Wanted(service=8), [1]),
         (Wanted(service=7), []),
-        (Wanted(backend=BACKEND), [0, 1]),
-        (Wanted(backend=7 << 32 | 4), [2]),
-        (Wanted(backend=4), []),
+        (Wanted(backends=frozenset([BACKEND])), [0, 1]),
+        (Wanted(backends=frozenset([7 << 32 | 4])), [2]),
+        (Wanted(backends=frozenset([4])), []),
         (Wanted(client=net("198.51.100.7")), [0, 1]),
         (Wanted(client=net("198.51.100.0/29")), [0, 1, 2]),
         (Wanted(client=net("0.0.0.0/0")), [0, 1, 2, 3]),
         (Wanted(client=net("::/0")), []),
-        (Wanted(3, BACKEND, net("198.51.0.0/16")), [0]),
+        (Wanted(backends=frozenset([BACKEND, 7 << 32 | 4])), [0, 1, 2]),
+        (Wanted(backends=frozenset()), []),
+        (Wanted(3, frozenset([BACKEND]), net("198.51.0.0/16")), [0]),
     ],
 )
 def test_only_wanted_connections_are_found(wanted: Wanted, chosen: list[int]) -> None:
@@ -412,9 +414,74 @@ def test_an_entry_that_is_being_written_or_was_removed_is_no_row(state: str) -> 
 
 def test_only_wanted_entries_are_found() -> None:
     slots = (entry_of(), entry_of(service=8), entry_of(client=ip("203.0.113.9"), backend=1))
-    assert persistence(*slots, wanted=Wanted(service=3, backend=BACKEND)) == [ENTRY]
+    assert persistence(*slots, wanted=Wanted(3, frozenset([BACKEND]))) == [ENTRY]
     away = persistence(*slots, wanted=Wanted(client=net("203.0.113.0/24")))
     assert [row["client"] for row in away] == ["203.0.113.0/24"]
+
+
+MANY = {
+    3: kept("255.255.255.0"),
+    4: kept("255.255.0.0"),
+    5: kept("255.0.255.0"),
+    6: kept("255.255.255.255"),
+    7: None,
+}
+
+
+def many() -> Names:
+    """Services under other netmasks, by id; 9 is none."""
+    services = [Service(MarkKey(n, Family.IPV4), persistence=how) for n, how in MANY.items()]
+    places = {f"mark:{n}": ServicePlace(n, 1, 0, 0, 0, None, {}) for n in MANY}
+    return Names(State(Config(services=tuple(services)), Book(places), [], {}))
+
+
+@pytest.mark.parametrize(
+    ("network", "chosen"),
+    [
+        ("198.51.100.7", [3, 4, 5]),
+        ("198.51.100.0", [3, 4, 5, 6, 7, 9]),
+        ("198.51.100.128/25", [3, 4, 5]),
+        ("198.51.100.0/23", [3, 4, 5, 6, 7, 9]),
+        ("198.51.101.0/24", [4]),
+        ("198.52.100.3", [5]),
+        ("198.52.101.3", []),
+        ("0.0.0.0/0", [3, 4, 5, 6, 7, 9]),
+    ],
+)
+def test_an_entry_is_wanted_where_its_client_network_and_the_named_one_share_an_address(
+    network: str, chosen: list[int]
+) -> None:
+    keys = {3: "198.51.100.0", 4: "198.51.0.0", 5: "198.0.100.0"}
+    encode, live = SCHEMA.values["persistence4"].encode, word("bound", NOW + HZ)
+    slots = [
+        encode(word=live, service=n, client=ip(keys.get(n, "198.51.100.0")).packed)
+        for n in (*MANY, 9)
+    ]
+    rows = entries.persistence(
+        SCHEMA, many(), "persistence4", b"".join(slots), NOW, Wanted(client=net(network))
+    )
+    found = [row[entries.PERSISTENCE.index("service")] for row in rows]
+    assert found == [f"mark:{n}" if n in MANY else None for n in chosen]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    client=st.ip_addresses(v=6, network="2001:db8::/56"),
+    length=st.integers(52, 128),
+    base=st.ip_addresses(v=6, network="2001:db8::/56"),
+    prefix=st.integers(52, 128),
+)
+def test_two_networks_share_an_address_where_python_says_so(
+    client: ipaddress.IPv6Address, length: int, base: ipaddress.IPv6Address, prefix: int
+) -> None:
+    mine, named = net((client, length), strict=False), net((base, prefix), strict=False)
+    slot = SCHEMA.values["persistence6"].encode(
+        word=word("bound", NOW + HZ), service=3, client=mine.network_address.packed
+    )
+    found = persistence(
+        slot, kept_as=kept(str(mine.netmask)), wanted=Wanted(client=named), family=6
+    )
+    assert bool(found) == mine.overlaps(named)
 
 
 # ---- JSON ----
