@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -53,6 +54,12 @@ def sources() -> Path:
     here = Path(__file__).resolve().parent
     inside = here / "bpf"
     return inside if inside.is_dir() else here.parent / "bpf"
+
+
+def digest(folder: Path) -> str:
+    """What tells these C sources from any others."""
+    texts = [path.read_bytes() for path in sorted(folder.glob("*.[ch]"))]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
 def flatten(name: str, folder: Path) -> str:

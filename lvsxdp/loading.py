@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvsxdp import maps, records
+from lvsxdp import features, maps, records
 from lvsxdp.controller import TABLES
-from lvsxdp.errors import DatapathError
+from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.features import Feature
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config
 
@@ -39,6 +40,8 @@ STEPS = {
     "age_tables": "age",
     "make_room": "room",
 }
+# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
+UNFINISHED = "_new"
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
 
@@ -67,6 +70,7 @@ def _defines(config: Config, build: Build) -> dict[str, object]:
         "SERVICE_CAPACITY": power_of_two(capacity.services),
         "BACKEND_CAPACITY": power_of_two(capacity.backends),
         "CPUS": power_of_two(maps.possible_cpus()),
+        **features.defines(features.features_of(config)),
         **build.defines,
     }
 
@@ -110,10 +114,12 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     from lvsxdp import compiler
 
     defines = _defines(config, build)
-    header = ((build.folder or compiler.sources()) / "types.h").read_text()
+    folder = build.folder or compiler.sources()
+    header = (folder / "types.h").read_text()
     enums = records.enums_of(header)
-    described = _load_control(pins, defines, build, enums["flat"])
-    _load_hooks(pins, defines, build, enums)
+    every = {**defines, **features.defines(features.EVERY)}
+    described = _load_control(pins, every, build, enums["flat"])
+    _load_hooks(pins, pins, defines, build, enums)
     keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
     return {
         "tables": described,
@@ -121,7 +127,28 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
         "hz": defines["HZ"],
         "hash_keys": keys,
         "filter_bits": defines["FILTER_BITS"],
+        "defines": defines,
+        "sources": compiler.digest(folder),
     }
+
+
+def load_wider(
+    into: Path, pins: Path, described: dict[str, Any], wanted: frozenset[Feature], build: Build
+) -> dict[str, Any]:
+    """Loads both hooks' programs anew with these features; what is then to be described.
+
+    They are pinned in `into` and use the maps in `pins`.
+    """
+    from lvsxdp import compiler
+
+    if described["sources"] != compiler.digest(build.folder or compiler.sources()):
+        raise ConflictError(
+            f"compiling in {features.names(wanted)} needs the C sources that were loaded, and "
+            "those here are others: detach --all, then attach"
+        )
+    defines = {**described["defines"], **features.defines(wanted)}
+    _load_hooks(into, pins, defines, build, described["enums"])
+    return {**described, "defines": defines}
 
 
 def _load_control(
@@ -178,6 +205,7 @@ def _flat_tables(pins: Path, numbers: Mapping[str, int]) -> Iterator[dict[int, i
 
 
 def _load_hooks(
+    into: Path,
     pins: Path,
     defines: Mapping[str, object],
     build: Build,
@@ -185,8 +213,8 @@ def _load_hooks(
 ) -> None:
     """Both hooks' programs, TC's in a process of its own: each takes the compiler seconds."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as aside:
-        tc = aside.submit(_load_hook, "tc", pins, defines, build, enums)
-        _load_hook("xdp", pins, defines, build, enums)
+        tc = aside.submit(_load_hook, "tc", into, pins, defines, build, enums)
+        _load_hook("xdp", into, pins, defines, build, enums)
         try:
             tc.result()
         except concurrent.futures.process.BrokenProcessPool as err:
@@ -195,12 +223,13 @@ def _load_hooks(
 
 def _load_hook(
     hook: str,
+    into: Path,
     pins: Path,
     defines: Mapping[str, object],
     build: Build,
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Loads one hook's programs, fills its program array, and pins array and entry."""
+    """Loads one hook's programs, fills its program array, and pins array and entry in `into`."""
     from lvsxdp import compiler
 
     mine = {**defines, f"HOOK_{hook.upper()}": 1}
@@ -215,8 +244,8 @@ def _load_hook(
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
         array.update(records.number(index), records.number(loaded[function]))
-    maps.pin(array.descriptor, pins / f"{hook}_programs")
-    maps.pin(loaded["entry"], pins / f"{hook}_entry")
+    maps.pin(array.descriptor, into / f"{hook}_programs")
+    maps.pin(loaded["entry"], into / f"{hook}_entry")
     array.close()
     for descriptor in loaded.values():
         os.close(descriptor)
