@@ -156,7 +156,7 @@ def attach(
     force: bool,
     set_sysctl: bool,
 ) -> None:
-    """Attach interfaces; compile and load first where nothing runs yet.
+    """Attach interfaces; compile and load first where nothing runs yet: what the file uses.
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl
     """
@@ -223,6 +223,8 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 @pass_options
 def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
     """Bring the running balancer to CONFIG; prints what differs.
+
+    Compiles in first what CONFIG is the first to use, in seconds: a family, or ordered mark rules.
 
     Example: lvsxdp apply shop.yaml --dry-run
     """

@@ -143,8 +143,8 @@ def load_wider(
 
     if described["sources"] != compiler.digest(build.folder or compiler.sources()):
         raise ConflictError(
-            f"compiling in {features.names(wanted)} needs the C sources that were loaded, and "
-            "those here are others: detach --all, then attach"
+            "features are compiled in from the C sources that were loaded, and those here are "
+            "others: detach --all, then attach"
         )
     defines = {**described["defines"], **features.defines(wanted)}
     _load_hooks(into, pins, defines, build, described["enums"])
