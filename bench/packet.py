@@ -43,12 +43,14 @@ PASS, TX = 2, 3
 BACKEND_MAC = "02:00:00:00:01:0b"
 STEP = 1 << 17
 MILLION = """
+features: all
 capacity: {connections: 1048576, persistence: 1024}
 services:
   - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
      backends: [{address: 172.31.0.11}]}
 """
 CONFIG = """
+features: all
 marks:
   - {mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}
   - {mark: 2, protocol: tcp, address: 192.0.2.11, ports: [80, 443]}

@@ -24,6 +24,18 @@
 #define CPUS 64
 #endif
 
+/* Features: 0 leaves out what the configuration does not use; control.c always has all of them. */
+#ifndef FEATURE_IPV4
+#define FEATURE_IPV4 1
+#endif
+#ifndef FEATURE_IPV6
+#define FEATURE_IPV6 1
+#endif
+/* Mark rules that are compared in order. */
+#ifndef FEATURE_RULES
+#define FEATURE_RULES 1
+#endif
+
 /* A change writes beside what it replaces, so these hold everything twice and leave room to move. */
 #define MEMBER_CAPACITY (4 * BACKEND_CAPACITY)
 #define SLOT_CAPACITY (512 * SERVICE_CAPACITY)

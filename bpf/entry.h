@@ -164,6 +164,8 @@ static __always_inline int entry_packet(struct hook_context *ctx)
 	reason = packet_parse_ethernet(ctx, &frame);
 	if (reason)
 		return exit_with(ctx, reason, &frame, 0);
+	if (!packet_has_feature(&frame))
+		return exit_with(ctx, REASON_NO_SERVICE, &frame, 0);
 	if (packet_is_ipv6(&frame)) {
 		packet6.ip_offset = frame.ip_offset;
 		packet6.vlan = frame.vlan;

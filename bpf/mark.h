@@ -1,7 +1,7 @@
 /* Mark rules: which mark a packet gets; the first rule that matches wins. */
 #define MARK_GENERATION(word) ((u32)(word)&0xffff)
 #define MARK_OFFSET(word) ((u32)((word) >> 16) & 0xffff)
-#define MARK_ORDERED(word) ((u32)((word) >> 32) & 0xffff)
+#define MARK_ORDERED(word) (FEATURE_RULES ? (u32)((word) >> 32) & 0xffff : 0)
 #define MARK_HAS_EXACT(word) ((word) >> 48 & 1)
 /* No rule looks at anything but destination address, port and protocol. */
 #define MARK_BY_TARGET(word) ((word) >> 49 & 1)

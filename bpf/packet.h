@@ -39,7 +39,14 @@ struct packet {
 
 static __always_inline bool packet_is_ipv6(struct packet *packet)
 {
-	return packet->type == ETHERNET_IPV6;
+	return FEATURE_IPV6 && (!FEATURE_IPV4 || packet->type == ETHERNET_IPV6);
+}
+
+/* An IP packet of a family that the programs were compiled for. */
+static __always_inline bool packet_has_feature(struct packet *packet)
+{
+	return (FEATURE_IPV4 || packet->type != ETHERNET_IPV4) &&
+	       (FEATURE_IPV6 || packet->type != ETHERNET_IPV6);
 }
 
 /* The key's last word: client port, virtual port, protocol. */

@@ -12,15 +12,13 @@ from pathlib import Path
 from lvsxdp import changes, loading, maps, network, state
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
-from lvsxdp.loading import Build
+from lvsxdp.loading import UNFINISHED, Build
 from lvsxdp.model import Config
 from lvsxdp.network import Link, Network
 from lvsxdp.state import Attachment, Folders, State
 from lvsxdp.tables import Book
 
 LEAST_INTERFACES = 1024
-# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
-UNFINISHED = "_new"
 
 
 def attach(
@@ -43,7 +41,7 @@ def attach(
     for link in links:
         _refuse_occupied(where, net, link, running, force)
     if running:
-        with Balancer.open(where) as balancer:
+        with Balancer.open(where, say, build) as balancer:
             if config is not None:
                 balancer.apply(changes.follow(balancer.state.config, config), net)
             _attach_links(balancer, net, links, mode, force, say)
@@ -239,6 +237,7 @@ def detach_all(where: Folders, net: Network) -> None:
         for attached in balancer.state.attachments:
             _detach_link(balancer, net, attached)
     loading.remove_pins(where.pins)
+    loading.remove_pins(where.pins.with_name(f"{where.pins.name}{UNFINISHED}"))
     shutil.rmtree(where.files, ignore_errors=True)
 
 

@@ -20,6 +20,8 @@ def describe(old: Config, new: Config) -> list[str]:
             lines.append(f"settings.{field.name}: {before} becomes {after}")
     if old.interfaces != new.interfaces:
         lines.append(f"interfaces: {_names(old.interfaces)} become {_names(new.interfaces)}")
+    if old.features != new.features:
+        lines.append(f"features: {old.features} becomes {new.features}")
     return lines
 
 

@@ -14,6 +14,7 @@ from lvsxdp.model import (
     Capacity,
     Config,
     Family,
+    Features,
     MarkKey,
     MarkRule,
     Network,
@@ -44,6 +45,7 @@ class Draft:
     services: tuple[Placed, ...]
     settings: Settings
     capacity: Capacity
+    features: Features
 
     def config(self) -> Config:
         """The configuration, which is whole where there were no faults."""
@@ -53,6 +55,7 @@ class Draft:
             services=tuple(placed.service for placed in self.services),
             settings=self.settings,
             capacity=self.capacity,
+            features=self.features,
         )
 
 
@@ -76,7 +79,9 @@ def _placed(config: Config) -> Draft:
         )
     )
     rules = tuple(zip(_places("marks", config.marks), config.marks, strict=True))
-    return Draft(config.interfaces, rules, services, config.settings, config.capacity)
+    return Draft(
+        config.interfaces, rules, services, config.settings, config.capacity, config.features
+    )
 
 
 def _places(place: str, values: Iterable[object]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _balancer(options: Options) -> Iterator[tuple[Any, Any]]:
     """The running balancer and its network."""
     from lvsxdp.controller import Balancer
 
-    with _session(options) as (where, net), Balancer.open(where) as balancer:
+    with _session(options) as (where, net), Balancer.open(where, _say) as balancer:
         yield balancer, net
 
 
@@ -157,7 +157,7 @@ def attach(
     force: bool,
     set_sysctl: bool,
 ) -> None:
-    """Attach interfaces; compile and load first where nothing runs yet.
+    """Attach interfaces; compile and load first where nothing runs yet: what the file uses.
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl
     """
@@ -225,9 +225,11 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
     """Bring the running balancer to CONFIG; prints what differs.
 
+    Compiles in first what CONFIG is the first to use, in seconds: a family, or ordered mark rules.
+
     Example: lvsxdp apply shop.yaml --dry-run
     """
-    from lvsxdp import changes, views
+    from lvsxdp import changes, features, views
 
     wanted = _read_config(config)
     with _balancer(options) as (balancer, net):
@@ -236,6 +238,8 @@ def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
         lines = changes.describe(running, wanted)
         for line in lines or ["nothing to do"]:
             click.echo(line)
+        if balancer.missing(wanted):
+            click.echo(f"features: {features.names(balancer.missing(wanted))} to be compiled in")
         if lines and not dry_run:
             balancer.apply(wanted, net)
         for warning in views.warnings(wanted, net):
@@ -287,6 +291,7 @@ def _print_status(found: dict[str, Any]) -> None:
     click.echo()
     reasons = [{"reason": name, "packets": count} for name, count in found["reasons"].items()]
     click.echo(show.as_table(reasons, ("reason", "packets")))
+    click.echo(f"\ncompiled in: {' '.join(found['features'])}")
     if found["local_addresses"] == "table":
         click.echo(
             "\nnet.ipv4.conf.lo.forwarding is 0: local addresses come from a table that "

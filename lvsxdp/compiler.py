@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,8 @@ PINNED = (
     "#define TABLE(type, key, value, name, size, flags) "
     'BPF_TABLE_PINNED(type, key, value, name, size, PIN_FOLDER "/" #name, flags);\n'
 )
+# Nobody reads debug information, and making it takes two seconds in five.
+FLAGS = ("-Wno-everything", "-g0")
 PRELUDE = """#define KBUILD_MODNAME "lvsxdp"
 #ifndef BPF_F_NO_PREALLOC
 #define BPF_F_NO_PREALLOC 1
@@ -53,6 +56,12 @@ def sources() -> Path:
     here = Path(__file__).resolve().parent
     inside = here / "bpf"
     return inside if inside.is_dir() else here.parent / "bpf"
+
+
+def digest(folder: Path) -> str:
+    """What tells these C sources from any others."""
+    texts = [path.read_bytes() for path in sorted(folder.glob("*.[ch]"))]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
 def flatten(name: str, folder: Path) -> str:
@@ -163,8 +172,7 @@ class Module:
         os.environ["BCC_KERNEL_SOURCE"] = str(header_tree(cache))
         text = PRELUDE + (PINNED if pins else FRESH) + flatten(source, folder or sources())
         values = {**defines, **({"PIN_FOLDER": f'"{pins}"'} if pins else {})}
-        # -g0: nobody reads debug information, and making it takes two seconds in five
-        flags = ["-Wno-everything", "-g0", *(f"-D{name}={value}" for name, value in values.items())]
+        flags = [*FLAGS, *(f"-D{name}={value}" for name, value in values.items())]
         from bcc import BPF  # type: ignore[import-untyped,unused-ignore]
 
         with _captured_stderr() as messages:

@@ -21,6 +21,7 @@ from lvsxdp.model import (
     Config,
     Expiry,
     Family,
+    Features,
     Forward,
     MarkKey,
     MarkRule,
@@ -48,7 +49,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_TOP_KEYS = ("interfaces", "marks", "services", "settings", "capacity")
+_TOP_KEYS = ("interfaces", "marks", "services", "settings", "capacity", "features")
 _SERVICE_KEYS = (
     "name", "mark", "family", "protocol", "address", "port",
     "scheduler", "flags", "persistence", "forward", "backends",
@@ -279,6 +280,7 @@ def _read_draft(item: _Item) -> Draft:
         services=tuple(placed for placed in services if placed is not None),
         settings=_read_settings(fields.get("settings")),
         capacity=_read_capacity(fields.get("capacity")),
+        features=_read(fields, "features", scalars.parse_features, Features.USED),
     )
 
 
@@ -520,6 +522,7 @@ def dump(config: Config) -> str:
         "services": [_service_tree(service) for service in config.services],
         "settings": _changed(config.settings, Settings()),
         "capacity": _changed(config.capacity, Capacity()),
+        "features": "all" if config.features is Features.ALL else None,
     }
     given = {key: value for key, value in tree.items() if value}
     return str(yaml.dump(given, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True))

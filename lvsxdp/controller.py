@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lvsxdp import maps, network, records, state, tables
+from lvsxdp import features, maps, network, records, state, tables
 from lvsxdp.errors import NotFoundError
+from lvsxdp.features import Feature
 from lvsxdp.maps import Map
 from lvsxdp.model import Config, Service
 from lvsxdp.network import Network
@@ -29,6 +32,9 @@ from lvsxdp.tables import (
     Write,
 )
 
+if TYPE_CHECKING:
+    from lvsxdp.loading import Build
+
 PIN_ROOT = network.BPF_MOUNT / "lvsxdp"
 FILE_ROOT = Path("/run/lvsxdp")
 # A program that began before a switch has ended long before this: its whole run takes microseconds.
@@ -47,20 +53,33 @@ def here() -> Folders:
 class Balancer:
     """The pinned maps of a running balancer, and its state on record."""
 
-    def __init__(self, where: Folders, on_record: State) -> None:
-        """`on_record` is what state.read gave for `where`."""
+    def __init__(
+        self,
+        where: Folders,
+        on_record: State,
+        say: Callable[[str], None] = lambda _: None,
+        build: Build | None = None,
+    ) -> None:
+        """`on_record` is what state.read gave for `where`; `build` is for what it compiles."""
         self.where = where
         self.state = on_record
+        self.say = say
+        self.build = build
         self.schema = on_record.schema
         self._maps: dict[str, Map] = {}
 
     @classmethod
-    def open(cls, where: Folders) -> Balancer:
+    def open(
+        cls,
+        where: Folders,
+        say: Callable[[str], None] = lambda _: None,
+        build: Build | None = None,
+    ) -> Balancer:
         """The balancer of this namespace; NotFoundError where nothing is attached."""
         found = state.read(where)
         if found is None or not where.pins.is_dir():
             raise NotFoundError("lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)")
-        return cls(where, found)
+        return cls(where, found, say, build)
 
     def close(self) -> None:
         """Closes the maps."""
@@ -87,11 +106,16 @@ class Balancer:
     # ------------------------------------------------------------------------------ changes
 
     def apply(self, new: Config, net: Network, *, first: bool = False) -> list[Write]:
-        """Brings the maps to `new` and puts it on record; what was written."""
+        """Brings the maps to `new` and puts it on record; what was written.
+
+        Compiles first what `new` uses and the programs were compiled without.
+        """
         self.refresh_network(net)
         host = Host(
             ifindexes={link.name: link.index for link in net.links()}, cursors=self._cursors()
         )
+        if self.missing(new):
+            self._widen(new, net, host)
         writes = tables.plan(
             self.schema, self.state.book, self.state.config, new, host, first=first
         )
@@ -101,6 +125,17 @@ class Balancer:
         self.write_routes(net)
         state.write(self.where, self.state)
         return writes
+
+    def missing(self, new: Config) -> frozenset[Feature]:
+        """What `new` uses and the programs were compiled without."""
+        return features.features_of(new) - self.state.features
+
+    def _widen(self, new: Config, net: Network, host: Host) -> None:
+        from lvsxdp import swapping
+
+        # what cannot be applied is not compiled for
+        tables.plan(self.schema, copy.deepcopy(self.state.book), self.state.config, new, host)
+        swapping.widen(self, net, self.missing(new))
 
     def _perform(self, write: Write) -> None:
         if isinstance(write, Grace):

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvsxdp import maps, records
+from lvsxdp import features, maps, records
 from lvsxdp.controller import TABLES
-from lvsxdp.errors import DatapathError
+from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.features import Feature
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config
 
@@ -43,6 +44,8 @@ STEPS = {
     "known_connection": "known",
     "mark_packet": "rules",
 }
+# A folder of pins that are not complete yet; the bpf file system takes no dots in names.
+UNFINISHED = "_new"
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
 
@@ -72,6 +75,7 @@ def defines_of(config: Config, build: Build) -> dict[str, object]:
         "SERVICE_CAPACITY": power_of_two(capacity.services),
         "BACKEND_CAPACITY": power_of_two(capacity.backends),
         "CPUS": power_of_two(maps.possible_cpus()),
+        **features.defines(features.features_of(config)),
         **build.defines,
     }
 
@@ -115,10 +119,12 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     from lvsxdp import compiler
 
     defines = defines_of(config, build)
-    header = ((build.folder or compiler.sources()) / "types.h").read_text()
+    folder = build.folder or compiler.sources()
+    header = (folder / "types.h").read_text()
     enums = records.enums_of(header)
-    described = _load_control(pins, defines, build, enums["flat"])
-    _load_hooks(pins, defines, build, enums)
+    every = {**defines, **features.defines(features.EVERY)}
+    described = _load_control(pins, every, build, enums["flat"])
+    _load_hooks(pins, pins, defines, build, enums)
     keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
     return {
         "tables": described,
@@ -126,7 +132,28 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
         "hz": defines["HZ"],
         "hash_keys": keys,
         "filter_bits": defines["FILTER_BITS"],
+        "defines": defines,
+        "sources": compiler.digest(folder),
     }
+
+
+def load_wider(
+    into: Path, pins: Path, described: dict[str, Any], wanted: frozenset[Feature], build: Build
+) -> dict[str, Any]:
+    """Loads both hooks' programs anew with these features; what is then to be described.
+
+    They are pinned in `into` and use the maps in `pins`.
+    """
+    from lvsxdp import compiler
+
+    if described["sources"] != compiler.digest(build.folder or compiler.sources()):
+        raise ConflictError(
+            "features are compiled in from the C sources that were loaded, and those here are "
+            "others: detach --all, then attach"
+        )
+    defines = {**described["defines"], **features.defines(wanted)}
+    _load_hooks(into, pins, defines, build, described["enums"])
+    return {**described, "defines": defines}
 
 
 def _load_control(
@@ -188,6 +215,7 @@ def _flat_tables(pins: Path, numbers: Mapping[str, int]) -> Iterator[dict[int, i
 
 
 def _load_hooks(
+    into: Path,
     pins: Path,
     defines: Mapping[str, object],
     build: Build,
@@ -195,8 +223,8 @@ def _load_hooks(
 ) -> None:
     """Both hooks' programs, TC's in a process of its own: each takes the compiler seconds."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as aside:
-        tc = aside.submit(_load_hook, "tc", pins, defines, build, enums)
-        _load_hook("xdp", pins, defines, build, enums)
+        tc = aside.submit(_load_hook, "tc", into, pins, defines, build, enums)
+        _load_hook("xdp", into, pins, defines, build, enums)
         try:
             tc.result()
         except concurrent.futures.process.BrokenProcessPool as err:
@@ -205,15 +233,16 @@ def _load_hooks(
 
 def _load_hook(
     hook: str,
+    into: Path,
     pins: Path,
     defines: Mapping[str, object],
     build: Build,
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Loads one hook's programs, and pins entry and program array."""
+    """Loads one hook's programs over the maps in `pins`; pins entry and program array in `into`."""
     entry, array = load_entry(hook, pins, defines, build, enums)
-    maps.pin(array, pins / f"{hook}_programs")
-    maps.pin(entry, pins / f"{hook}_entry")
+    maps.pin(array, into / f"{hook}_programs")
+    maps.pin(entry, into / f"{hook}_entry")
     os.close(array)
     os.close(entry)
 

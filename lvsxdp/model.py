@@ -208,6 +208,13 @@ class Capacity:
     backends: int = 4096
 
 
+class Features(enum.StrEnum):
+    """Which features are compiled into the programs: those that the configuration uses, or all."""
+
+    USED = "used"
+    ALL = "all"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration."""
@@ -217,3 +224,4 @@ class Config:
     services: tuple[Service, ...] = ()
     settings: Settings = Settings()
     capacity: Capacity = Capacity()
+    features: Features = Features.USED

@@ -210,13 +210,23 @@ class Network:
 
     def detach_xdp(self, link: Link, mode: str, descriptor: int) -> None:
         """Detaches this very program; where another has taken its place, that one stays."""
+        self._exchange_xdp(link, mode, -1, descriptor, f"detaching XDP from {link.name}")
+
+    def replace_xdp(self, link: Link, mode: str, descriptor: int, expected: int) -> None:
+        """Puts one program in the place of another, which must be there, between two packets."""
+        what = f"replacing the XDP program of {link.name}"
+        self._exchange_xdp(link, mode, descriptor, expected, what)
+
+    def _exchange_xdp(
+        self, link: Link, mode: str, descriptor: int, expected: int, what: str
+    ) -> None:
         flags = (XDP_NATIVE if mode == "native" else XDP_GENERIC) | XDP_REPLACE
         attributes = [
-            ["IFLA_XDP_FD", -1],
+            ["IFLA_XDP_FD", descriptor],
             ["IFLA_XDP_FLAGS", flags],
-            ["IFLA_XDP_EXPECTED_FD", descriptor],
+            ["IFLA_XDP_EXPECTED_FD", expected],
         ]
-        self._set_xdp(link, attributes, f"detaching XDP from {link.name}")
+        self._set_xdp(link, attributes, what)
 
     def _set_xdp(self, link: Link, attributes: list[list[Any]], what: str) -> None:
         from pyroute2.netlink.exceptions import NetlinkError
@@ -262,7 +272,7 @@ class Network:
 
         options: dict[str, Any] = {"parent": INGRESS, "prio": TC_PRIORITY, "handle": TC_HANDLE}
         options["protocol"] = ETH_P_ALL
-        if command == "add-filter":
+        if command != "del-filter":
             options |= {"fd": descriptor, "name": TC_NAME, "direct_action": True, "classid": 1}
         try:
             self._route.tc(command, "bpf", link.index, **options)
@@ -278,6 +288,10 @@ class Network:
                 continue
             return _filter_program(options), str(options.get_attr("TCA_BPF_NAME"))
         return None
+
+    def replace_tc(self, link: Link, descriptor: int) -> None:
+        """Puts the program in the place of the one in our filter, between two packets."""
+        self._filter("replace-filter", link, descriptor)
 
     def detach_tc(self, link: Link) -> None:
         """Removes our filter."""

@@ -20,6 +20,7 @@ from lvsxdp.model import (
     Address,
     Expiry,
     Family,
+    Features,
     Forward,
     Network,
     Ports,
@@ -147,6 +148,7 @@ parse_forward = functools.partial(
 parse_protocol = functools.partial(parse_choice, what="a protocol", choices=Protocol)
 parse_family = functools.partial(parse_choice, what="a family", choices=Family)
 parse_expiry = functools.partial(parse_choice, what="an expiry", choices=Expiry)
+parse_features = functools.partial(parse_choice, what="a choice of features", choices=Features)
 
 
 def parse_service_protocol(text: str) -> Protocol:

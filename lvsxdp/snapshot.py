@@ -13,6 +13,7 @@ from lvsxdp.model import (
     Config,
     Expiry,
     Family,
+    Features,
     Forward,
     MarkKey,
     MarkRule,
@@ -38,6 +39,7 @@ def to_plain(config: Config) -> Plain:
         "services": [_service_to(service) for service in config.services],
         "settings": {name: getattr(config.settings, name) for name in Settings.__slots__},
         "capacity": {name: getattr(config.capacity, name) for name in Capacity.__slots__},
+        "features": str(config.features),
     }
 
 
@@ -49,6 +51,7 @@ def from_plain(plain: Plain) -> Config:
         services=tuple(_service_from(service) for service in plain["services"]),
         settings=Settings(**plain["settings"]),
         capacity=Capacity(**plain["capacity"]),
+        features=Features(plain["features"]),
     )
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from lvsxdp import records, snapshot
+from lvsxdp import features, records, snapshot
 from lvsxdp.errors import ConflictError, DatapathError
+from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config
 from lvsxdp.tables import BackendPlace, Book, Schema, ServicePlace
@@ -54,6 +55,11 @@ class State:
             flat={n: records.Shape(**t["flat"]) for n, t in tables.items() if "flat" in t},
             hashing=Hashing(tuple(self.described["hash_keys"]), self.described["filter_bits"]),
         )
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What is compiled into the programs."""
+        return features.compiled(self.described["defines"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ def status(balancer: Balancer, net: Network) -> Row:
         "last_sweep": _last_sweep(balancer),
         "tables": [_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE)],
         "reasons": balancer.reasons(),
+        "features": sorted(balancer.state.features),
         "local_addresses": "fib" if _lo_forwarding() else "table",
         "warnings": _full_tables(balancer),
     }

@@ -21,6 +21,11 @@ from tests.datapath.harness import (
     remove_namespace,
 )
 
+WHOLE = """
+capacity: {connections: 4096, persistence: 4096}
+features: all
+"""
+
 
 @pytest.fixture(scope="session")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
@@ -33,7 +38,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
         cache = tmp_path_factory.mktemp("cache")
         try:
             with Network() as net:
-                small = config.load("capacity: {connections: 4096, persistence: 4096}")[0]
+                small = config.load(WHOLE)[0]
                 for sysctl in controller.SYSCTLS:
                     network.set_sysctl(sysctl, "1")
                 build = Build(defines={"TEST_CLOCK": 1}, cache=Path(cache))

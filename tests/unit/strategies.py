@@ -20,6 +20,7 @@ from lvsxdp.model import (
     Config,
     Expiry,
     Family,
+    Features,
     MarkKey,
     MarkRule,
     Persistence,
@@ -133,6 +134,7 @@ CONFIGS = st.builds(
         st.integers(4, 2**16),
         st.integers(16, 2**16),
     ),
+    features=st.sampled_from(Features),
 ).filter(lambda legal: checks_pass(legal))
 
 

@@ -15,6 +15,7 @@ from lvsxdp.model import (
     Capacity,
     Config,
     Family,
+    Features,
     MarkKey,
     MarkRule,
     Persistence,
@@ -65,6 +66,7 @@ DIFFERENCES = {
         of(SHOP, settings=Settings(conn_reuse_mode=3)),
         ["settings.conn_reuse_mode: 1 becomes 3"],
     ),
+    "features": (of(SHOP, features=Features.ALL), ["features: used becomes all"]),
     "interfaces": (of(SHOP, interfaces=("a", "b")), ["interfaces: none become a b"]),
 }
 

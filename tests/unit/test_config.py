@@ -277,9 +277,9 @@ FAULTS = {
     "": "f:1: the file is empty; {} is a configuration of nothing",
     "# nothing\n": "f:1: the file is empty; {} is a configuration of nothing",
     "- a": "f:1: a list stands where a mapping belongs,"
-    " with keys of: interfaces, marks, services, settings, capacity",
+    " with keys of: interfaces, marks, services, settings, capacity, features",
     "hello": 'f:1: "hello" stands where a mapping belongs,'
-    " with keys of: interfaces, marks, services, settings, capacity",
+    " with keys of: interfaces, marks, services, settings, capacity, features",
     "settings: {}\n---\nsettings: {}": "f:3: a second document starts here; leave out the ---",
     "marks:\n\t- {mark: 1}": "f:2: there is a tab; YAML is indented with spaces",
     "a: b: c": "f:1: this is not YAML, column 5: mapping values are not allowed here",
@@ -289,11 +289,12 @@ FAULTS = {
     ' allowed in "<unicode string>", position 3',
     # keys
     "service: []": "f:1: service: is no key here; did you mean services?",
-    "zzz: 1": "f:1: zzz: is no key here; there is interfaces, marks, services, settings, capacity",
+    "zzz: 1": "f:1: zzz: is no key here;"
+    " there is interfaces, marks, services, settings, capacity, features",
     "settings: {conn_reuse: 1}": "f:1: settings.conn_reuse: is no key here;"
     " did you mean conn_reuse_mode?",
     "{[1]: 2}": "f:1: a list: is no key here;"
-    " there is interfaces, marks, services, settings, capacity",
+    " there is interfaces, marks, services, settings, capacity, features",
     "settings:\n  require_local: 1\n  require_local: 0": "f:2: settings.require_local:"
     " is given again in line 3; YAML would keep only the last, leave one out",
     rule("ports: [1], port: 2"): "f:1: marks[0].ports: stands beside port; put all into ports",
@@ -473,7 +474,8 @@ FAULTS = {
     " mark:1 is already services[0]; each may stand there once",
     "services:\n- {name: a, mark: 1, family: ipv4}\n- {name: a, mark: 2, family: ipv4}": "f:3:"
     " services[1].name: a is already services[0].name; each may stand there once",
-    # settings and capacity
+    # settings, capacity and features
+    "features: some": 'f:1: features: "some" is not a choice of features (used, all)',
     "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a connection'
     " reuse mode (0 to 3)",
     "settings: {require_local: 2}": 'f:1: settings.require_local: "2" is not a switch'

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "lvsxdp"
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
 PURE = [
     *("errors", "model", "config", "checks", "names", "scalars", "marks", "scheduling"),
-    *("records", "filtering", "tables", "show", "entries", "snapshot", "changes"),
+    *("records", "filtering", "tables", "show", "entries", "snapshot", "changes", "features"),
 ]
 ACTING = {
     "compiler",
@@ -24,6 +24,7 @@ ACTING = {
     "loading",
     "attaching",
     "daemon",
+    "swapping",
     "ageing",
     "views",
     "cli",
