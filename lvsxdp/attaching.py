@@ -88,7 +88,7 @@ def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
     temporary = where.pins.with_name(f"{where.pins.name}{UNFINISHED}")
     loading.remove_pins(temporary)
     loading.remove_pins(where.pins)
-    temporary.mkdir(parents=True)
+    state.make_folder(temporary)
     try:
         described = loading.load(temporary, config, build)
         temporary.rename(where.pins)
@@ -99,7 +99,7 @@ def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
     except BaseException:
         loading.remove_pins(temporary)
         loading.remove_pins(where.pins)
-        shutil.rmtree(where.files, ignore_errors=True)
+        where.state_file.unlink(missing_ok=True)
         raise
 
 
@@ -232,20 +232,29 @@ def detach(where: Folders, net: Network, interfaces: tuple[str, ...]) -> None:
 
 
 def detach_all(where: Folders, net: Network) -> None:
-    """Detaches everything and removes tables, pins and files."""
+    """Detaches everything and removes tables, pins and state; the lock's folder goes with the lock.
+
+    Whoever removed that folder here would remove it under the next command's lock at the end.
+    """
     with Balancer.open(where) as balancer:
         for attached in balancer.state.attachments:
             _detach_link(balancer, net, attached)
     loading.remove_pins(where.pins)
     loading.remove_pins(where.pins.with_name(f"{where.pins.name}{UNFINISHED}"))
-    shutil.rmtree(where.files, ignore_errors=True)
+    where.state_file.unlink(missing_ok=True)
 
 
 def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:
     """Cookies of namespaces that are gone but whose pins or files are left."""
-    names = {path.name for root in (pins, files) if root.is_dir() for path in root.iterdir()}
-    known = {name.removesuffix(UNFINISHED) for name in names}
+    known = {name.removesuffix(UNFINISHED) for root in (pins, files) for name in _names_in(root)}
     return sorted(filter(str.isdigit, known - _live_cookies())) if known else []
+
+
+def _names_in(root: Path) -> list[str]:
+    """What a root holds; nothing where there is none, or none any more."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.listdir(root)
+    return []
 
 
 def _live_cookies() -> set[str]:

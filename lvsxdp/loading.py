@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvsxdp import features, maps, records
+from lvsxdp import features, maps, records, state
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
@@ -280,9 +280,10 @@ def load_entry(
 
 
 def remove_pins(folder: Path) -> None:
-    """Removes a folder of pins; what nothing else holds is freed by the kernel."""
+    """Removes a folder of pins, and its root after the last; the kernel frees what nobody holds."""
     if not folder.is_dir():
         return
     for pinned in folder.iterdir():
         pinned.unlink()
     folder.rmdir()
+    state.remove_root(folder.parent)

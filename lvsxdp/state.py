@@ -80,6 +80,24 @@ def folders(cookie: int, pins: Path, files: Path) -> Folders:
     return Folders(pins / str(cookie), files / str(cookie))
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Makes a folder, and the root that it is in, which others may remove at any moment.
+
+    FileExistsError where the folder is there already.
+    """
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.parent.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            return folder.mkdir(mode)
+
+
+def remove_root(root: Path) -> None:
+    """Removes the folder that held those of all namespaces, unless something is in it."""
+    with contextlib.suppress(OSError):
+        root.rmdir()
+
+
 def read(where: Folders) -> State | None:
     """The state that is on record, None where there is none."""
     try:
@@ -166,12 +184,14 @@ def locked(
         finally:
             if not where.state_file.exists():
                 shutil.rmtree(where.files, ignore_errors=True)
+                remove_root(where.files.parent)
 
 
 def _open_lock(where: Folders) -> TextIO:
     """The lock's file, made where it is missing; another command may remove it at any moment."""
     while True:
-        where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            make_folder(where.files, 0o700)
         with contextlib.suppress(FileNotFoundError):
             file = (where.files / "lock").open("a+")
             file.seek(0)

@@ -7,6 +7,7 @@ import re
 import shutil
 import sysconfig
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_attach_and_detach_leave_exactly_what_was_there(
     assert lb.read("status")["interfaces"] == []
     lb.lvsxdp("detach", "--all")
     assert lb.picture() == before
+    assert_no_empty_roots()
+
+
+def assert_no_empty_roots() -> None:
+    """The roots of all namespaces' pins and files hold something of others, or are not there."""
+    for root in (PINS, FILES):
+        for _ in range(10):  # another's next folder may be on its way
+            if not root.exists() or _holds_something(root):
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"{root} is there, and empty")
+
+
+def _holds_something(root: Path) -> bool:
+    try:
+        return any(root.iterdir())
+    except FileNotFoundError:
+        return True
 
 
 def test_an_interface_is_attached_again_to_the_tables_that_were_kept(
@@ -102,6 +122,7 @@ def test_a_read_where_nothing_is_attached_leaves_nothing(lb: Pair) -> None:
     before = lb.picture()
     assert lb.refused("status")[0] == 3
     assert lb.picture() == before
+    assert_no_empty_roots()
 
 
 def test_a_users_own_qdisc_and_filter_survive(lb: Pair) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import pathlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -172,6 +175,45 @@ def test_a_command_that_leaves_no_state_leaves_no_folder(where: Folders) -> None
     with state.locked(where, 0):
         assert where.files.is_dir()
     assert not where.files.exists()
+
+
+def test_the_last_namespaces_folder_goes_with_the_root(where: Folders) -> None:
+    other = dataclasses.replace(where, files=where.files.with_name("78"))
+    with state.locked(where, 0):
+        with state.locked(other, 0):
+            pass
+        assert [path.name for path in where.files.parent.iterdir()] == ["77"]
+    assert not where.files.parent.exists()
+
+
+def test_what_others_put_into_the_root_keeps_it(where: Folders) -> None:
+    with state.locked(where, 0):
+        (where.files.parent / "note").touch()
+    assert [path.name for path in where.files.parent.iterdir()] == ["note"]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one namespace", "three namespaces"])
+def test_commands_that_leave_no_state_do_not_fail_by_each_others_removals(
+    where: Folders, same: bool
+) -> None:
+    """One at a time holds a namespace's lock, and its folder is there, whoever removes the root."""
+    names = ["77"] * 3 if same else ["77", "78", "79"]
+    places = [dataclasses.replace(where, files=where.files.with_name(name)) for name in names]
+
+    holders: Counter[pathlib.Path] = Counter()
+
+    def work(place: Folders) -> None:
+        for _ in range(300):
+            with state.locked(place, 60, pause=lambda _: None):
+                holders[place.files] += 1
+                assert (place.files / "lock").read_text() == f"process {os.getpid()}"
+                assert holders[place.files] == 1
+                holders[place.files] -= 1
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        for done in [pool.submit(work, place) for place in places]:
+            done.result()
+    assert not where.files.parent.exists()
 
 
 def test_a_command_that_leaves_state_keeps_the_folder(where: Folders) -> None:
