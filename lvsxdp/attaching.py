@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lvsxdp import changes, loading, maps, network, state
+from lvsxdp.book import Book
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
 from lvsxdp.loading import UNFINISHED, Build
 from lvsxdp.model import Config
 from lvsxdp.network import Link, Network
 from lvsxdp.state import Attachment, Folders, State
-from lvsxdp.tables import Book
 
 LEAST_INTERFACES = 1024
 

@@ -18,13 +18,14 @@ from lvsxdp.model import Config, Service
 from lvsxdp.network import Network
 from lvsxdp.scheduling import Cursor
 from lvsxdp.state import Folders, State
-from lvsxdp.tables import (
+from lvsxdp.tables import Host
+from lvsxdp.writes import (
+    FULL,
     Delete,
     Divide,
     Evict,
     Fill,
     Grace,
-    Host,
     Raise,
     Reset,
     Store,
@@ -160,7 +161,7 @@ class Balancer:
             target.store_word(write.index, target.read_word(write.index) | write.bits)
         elif isinstance(write, Fill):
             for index in range(write.words):
-                target.store_word(index, tables.FULL)
+                target.store_word(index, FULL)
 
     def _cursors(self) -> dict[int, Cursor]:
         """Where rr and wrr stand now, by service id."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lvsxdp import tables
 from lvsxdp.model import Address, Network, Service
 from lvsxdp.records import Layout
+from lvsxdp.schema import Schema
 from lvsxdp.show import Names
-from lvsxdp.tables import Schema
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""Which bits of the filter stand for a configuration: bpf/hash.h and bpf/classify.h, computed."""
+"""The bits of the filter for a configuration (bpf/hash.h, bpf/classify.h), and their writes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lvsxdp.model import (
     Ports,
     Protocol,
 )
+from lvsxdp.writes import Fill, Raise, Write
 
 WORD = 64
 # A rule of more addresses lets everything pass the filter, one of more ports all of its address.
@@ -40,6 +41,17 @@ class Hashing:
         total = numbers[0] + sum(n * word for n, word in zip(numbers[1:], words, strict=True))
         target = int.from_bytes(port.to_bytes(2, "big"), "little") | protocol << 16
         return (total + self.keys[2] * target) % 2**64 >> (64 - self.filter_bits)
+
+
+def filter_writes(hashing: Hashing, old: Config, new: Config) -> list[Write]:
+    """Bits of the filter that the old configuration had not set."""
+    if [s.key for s in old.services] == [s.key for s in new.services] and old.marks == new.marks:
+        return []
+    before, after = (words(hashing, config) for config in (old, new))
+    if after is None:
+        return [Fill("filter", 2**hashing.filter_bits // WORD)]
+    known = before or {}
+    return [Raise("filter", i, bits) for i, bits in after.items() if bits & ~known.get(i, 0)]
 
 
 def words(hashing: Hashing, config: Config) -> dict[int, int] | None:

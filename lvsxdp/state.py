@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvsxdp import features, records, snapshot
+from lvsxdp.book import BackendPlace, Book, ServicePlace
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config
-from lvsxdp.tables import BackendPlace, Book, Schema, ServicePlace
+from lvsxdp.schema import Schema
 
 VERSION = 1
 

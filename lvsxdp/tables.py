@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-from lvsxdp import filtering, marks, records, scheduling
-from lvsxdp.errors import ConfigError, ConflictError
-from lvsxdp.filtering import Hashing
+from lvsxdp import filtering, marking, records, scheduling, sharing
+from lvsxdp.book import BackendPlace, Book, Places, ServicePlace, free_number, free_range
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
@@ -15,22 +14,18 @@ from lvsxdp.model import (
     Backend,
     Config,
     Expiry,
-    Family,
     MarkKey,
-    Network,
     Scheduler,
     SchedulerFlag,
     Service,
     Settings,
 )
-from lvsxdp.records import Layout, Shape
 from lvsxdp.scheduling import Cursor, Member
+from lvsxdp.schema import Schema
+from lvsxdp.writes import Delete, Evict, Grace, Reset, Store, Update, Write
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
-PROTOCOL_BITS = {"tcp": 1, "udp": 2, "sctp": 4}
-FULL = 2**64 - 1
-
 
 # Seconds, by state: IPVS's table of TCP timeouts, and UDP's.
 TIMEOUTS = {
@@ -41,177 +36,11 @@ TIMEOUTS = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Update:
-    """Write one entry."""
-
-    table: str
-    key: bytes
-    value: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete one entry."""
-
-    table: str
-    key: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Store:
-    """Store one 64-bit word of a mapped array: the moment at which a change takes effect."""
-
-    table: str
-    index: int
-    word: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Raise:
-    """Set bits of one 64-bit word of a mapped array."""
-
-    table: str
-    index: int
-    bits: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fill:
-    """Set all bits of the first words of a mapped array."""
-
-    table: str
-    words: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Evict:
-    """Remove every entry that a service id had in the tables before."""
-
-    service: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Divide:
-    """Say what of a table is each service's own, and how much they may share beyond that."""
-
-    table: int
-    own: int
-    limit: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reset:
-    """Set all CPUs' values of one entry to 0."""
-
-    table: str
-    key: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Grace:
-    """Wait until no program runs that may have read what the switch replaced."""
-
-
-Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Schema:
-    """What was compiled: layouts, enums, jiffies a second, hash numbers, shapes of flat tables."""
-
-    keys: Mapping[str, Layout]
-    values: Mapping[str, Layout]
-    enums: Mapping[str, Mapping[str, int]]
-    hz: int
-    hashing: Hashing
-    flat: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(slots=True)
-class BackendPlace:
-    """The id that a backend has, with its generation."""
-
-    id: int
-    generation: int
-
-
-@dataclasses.dataclass(slots=True)
-class ServicePlace:
-    """Where a service stands in the maps."""
-
-    id: int
-    generation: int
-    row: int
-    list_offset: int
-    list_length: int
-    slots: int | None
-    backends: dict[str, BackendPlace]
-
-
-@dataclasses.dataclass(slots=True)
-class Book:
-    """Which ids, rows and ranges are in use, and by what; stored beside the configuration."""
-
-    services: dict[str, ServicePlace] = dataclasses.field(default_factory=dict)
-    service_generations: dict[int, int] = dataclasses.field(default_factory=dict)
-    backend_generations: dict[int, int] = dataclasses.field(default_factory=dict)
-    mark_generation: int = 0
-    epoch: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Host:
     """What the network says that the maps need: indices of interfaces, live cursors."""
 
     ifindexes: Mapping[str, int]
     cursors: Mapping[int, Cursor]
-
-
-# ------------------------------------------------------------------------------- free places
-
-
-def _free(taken: set[int], capacity: int, what: str) -> int:
-    """The lowest number that is not taken, which it takes."""
-    for number in range(capacity):
-        if number not in taken:
-            taken.add(number)
-            return number
-    raise ConflictError(f"all {capacity} {what} are taken: raise capacity.{what} and attach anew")
-
-
-def _free_range(taken: list[tuple[int, int]], length: int, capacity: int) -> int:
-    """The start of a free range of members, which it takes; both old and new count as taken."""
-    start = 0
-    for begin, size in sorted(taken):
-        if begin - start >= length:
-            break
-        start = max(start, begin + size)
-    if start + length > capacity:
-        raise ConflictError(f"no room for a list of {length} backends: raise capacity.backends")
-    taken.append((start, length))
-    return start
-
-
-@dataclasses.dataclass(slots=True)
-class _Places:
-    """Everything that is taken while a change is planned: by the old state and by the new."""
-
-    services: set[int]
-    rows: set[int]
-    slots: set[int]
-    backends: set[int]
-    members: list[tuple[int, int]]
-
-    @classmethod
-    def of(cls, book: Book) -> _Places:
-        places = book.services.values()
-        return cls(
-            services={place.id for place in places},
-            rows={place.row for place in places},
-            slots={place.slots for place in places if place.slots is not None},
-            backends={b.id for place in places for b in place.backends.values()},
-            members=[(place.list_offset, place.list_length) for place in places],
-        )
 
 
 # ------------------------------------------------------------------------------------ services
@@ -284,7 +113,7 @@ class _Change:
 
     schema: Schema
     book: Book
-    taken: _Places
+    taken: Places
     config: Config
     host: Host
     prepare: list[Write] = dataclasses.field(default_factory=list)
@@ -299,7 +128,7 @@ class _Change:
             if old and name in old.backends:
                 places[name] = old.backends[name]
                 continue
-            identity = _free(self.taken.backends, self.config.capacity.backends, "backends")
+            identity = free_number(self.taken.backends, self.config.capacity.backends, "backends")
             generation = self.book.backend_generations.get(identity, 0) % (2**32 - 1) + 1
             self.book.backend_generations[identity] = generation
             places[name] = BackendPlace(identity, generation)
@@ -371,12 +200,12 @@ class _Change:
         self.book.service_generations[identity] = generation
         slots = None
         if service.scheduler is Scheduler.SH:
-            slots = _free(self.taken.slots, 2 * capacity.services, "services")
+            slots = free_number(self.taken.slots, 2 * capacity.services, "services")
         return ServicePlace(
             id=identity,
             generation=generation,
-            row=_free(self.taken.rows, 2 * capacity.services, "services"),
-            list_offset=_free_range(
+            row=free_number(self.taken.rows, 2 * capacity.services, "services"),
+            list_offset=free_range(
                 self.taken.members, length, MEMBERS_EACH_BACKEND * capacity.backends
             ),
             list_length=length,
@@ -390,10 +219,10 @@ def _fresh_service(change: _Change) -> int:
     capacity = change.config.capacity.services
     used = {*change.taken.services, *change.book.service_generations}
     if len(used) < capacity:
-        identity = _free(used, capacity, "services")
+        identity = free_number(used, capacity, "services")
         change.taken.services.add(identity)
         return identity
-    identity = _free(change.taken.services, capacity, "services")
+    identity = free_number(change.taken.services, capacity, "services")
     change.prepare.append(Evict(identity))
     return identity
 
@@ -441,82 +270,6 @@ def _remove_service(change: _Change, old: Service) -> None:
     change.drop_backends(place.backends.values())
 
 
-# --------------------------------------------------------------------------------------- marks
-
-
-def _mark_writes(
-    schema: Schema, book: Book, old: Config, new: Config, host: Host
-) -> Iterator[tuple[str, Write]]:
-    """The new rule set beside the old, the switch, then the old one's removal."""
-    before, after = marks.expand(old.marks), marks.expand(new.marks)
-    last = book.mark_generation
-    book.mark_generation = generation = (last + 1) & 0xFFFF
-    offset = generation % 2 * marks.MAX_ORDERED
-    for exact, verdict in after.exact.items():
-        value = schema.values["mark_exact"].encode(mark=verdict.mark, position=verdict.position)
-        yield "prepare", Update("mark_exact", _exact_key(schema, exact, generation), value)
-    for index, rule in enumerate(after.ordered):
-        row = _ordered_row(schema, rule, host)
-        yield "prepare", Update("mark_rules", records.number(offset + index), row)
-    word = generation | offset << 16 | len(after.ordered) << 32 | bool(after.exact) << 48
-    word |= all(map(_is_by_target, after.ordered)) << 49
-    yield "switch", Store("switches", schema.enums["switch_word"]["marks"], word)
-    for exact in before.exact:
-        yield "finish", Delete("mark_exact", _exact_key(schema, exact, last))
-
-
-def _is_by_target(rule: marks.OrderedRule) -> bool:
-    """Looks at nothing but destination address, port and protocol."""
-    return rule.source is None and not (rule.source_mac or rule.interface or rule.vlan is not None)
-
-
-def _exact_key(schema: Schema, exact: marks.ExactKey, generation: int) -> bytes:
-    return schema.keys["mark_exact"].encode(
-        address=records.wire_address(exact.address),
-        port=records.wire_port(exact.port),
-        protocol=exact.protocol.number,
-        family=exact.address.version,
-        generation=generation,
-    )
-
-
-def _ordered_row(schema: Schema, rule: marks.OrderedRule, host: Host) -> bytes:
-    destination, destination_mask = _prefix(rule.destination)
-    source, source_mask = _prefix(rule.source)
-    network = rule.destination or rule.source
-    return schema.values["mark_rules"].encode(
-        destination=destination,
-        destination_mask=destination_mask,
-        source=source,
-        source_mask=source_mask,
-        mac=records.mac_word(rule.source_mac) if rule.source_mac else 0,
-        mac_mask=2**48 - 1 if rule.source_mac else 0,
-        ifindex=_ifindex(rule.interface, host) if rule.interface else 0,
-        ifindex_mask=2**32 - 1 if rule.interface else 0,
-        vlan=0 if rule.vlan is None else rule.vlan + 1,
-        vlan_mask=0 if rule.vlan is None else 0xFFFF,
-        first_port=rule.ports.first,
-        last_port=rule.ports.last,
-        protocols=sum(PROTOCOL_BITS[protocol] for protocol in rule.protocols),
-        family=network.version if network else 0,
-        mark=rule.mark,
-        position=rule.position,
-    )
-
-
-def _prefix(network: Network | None) -> tuple[bytes, bytes]:
-    if network is None:
-        return bytes(16), bytes(16)
-    address, mask = network.network_address, network.netmask
-    return records.wire_address(address), records.wire_address(mask)
-
-
-def _ifindex(name: str, host: Host) -> int:
-    if name not in host.ifindexes:
-        raise ConfigError(f'marks: there is no interface "{name}" here')
-    return host.ifindexes[name]
-
-
 # --------------------------------------------------------------------------------------- whole
 
 
@@ -542,7 +295,7 @@ def plan(
     What is new is written beside what is in use; then single stores switch to it; only then is
     anything taken away.  `first` writes also what is equal to the defaults.
     """
-    change = _Change(schema, book, _Places.of(book), new, host)
+    change = _Change(schema, book, Places.of(book), new, host)
     before = {service.key: service for service in old.services}
     after = {service.key: service for service in new.services}
     for service in old.services:
@@ -556,56 +309,22 @@ def plan(
             _edit_service(change, was, service)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
     if first or old.marks != new.marks:
-        for stage, write in _mark_writes(schema, book, old, new, host):
+        for stage, write in marking.mark_writes(schema, book, old, new, host.ifindexes):
             stages[stage].append(write)
     settings = _settings_writes(schema, old, new, first)
     times = _timeout_writes(schema) if first else []
-    times += _divide_writes(schema, old, new, first)
+    times += sharing.divide_writes(schema, old, new, first)
     return [
         *times,
-        *_filter_writes(schema, old, new),
+        *filtering.filter_writes(schema.hashing, old, new),
         *settings,
         *_ordered(change, new, old, schema),
     ]
 
 
-def _divide_writes(schema: Schema, old: Config, new: Config, first: bool) -> list[Write]:
-    """Half of each table belongs to its services in equal parts, the rest to whoever comes first.
-
-    The parts change only as the number of services passes a power of two.
-    """
-    found: list[Write] = []
-    for name, number in schema.enums["table"].items():
-        before, after = (_division(name, config) for config in (old, new))
-        if first or before != after:
-            found.append(Divide(number, *after))
-    return found
-
-
-def _division(table: str, config: Config) -> tuple[int, int]:
-    """What is each service's own in a table of TABLES, and what all may have beyond it."""
-    family = Family.IPV6 if table.endswith("6") else Family.IPV4
-    count = sum(service.family is family for service in config.services)
-    of = config.capacity
-    entries = of.connections if table.startswith("connections") else of.persistence
-    own = entries // (2 << (count - 1).bit_length()) if count else 0
-    return own, entries - own * count
-
-
 def timeouts(schema: Schema) -> dict[int, int]:
     """State -> jiffies that a connection lives in it without a packet; IPVS's own times."""
     return {schema.enums["state"][name]: t * schema.hz for name, t in TIMEOUTS.items()}
-
-
-def _filter_writes(schema: Schema, old: Config, new: Config) -> list[Write]:
-    """Bits of the filter that the old configuration had not set."""
-    if [s.key for s in old.services] == [s.key for s in new.services] and old.marks == new.marks:
-        return []
-    before, after = (filtering.words(schema.hashing, config) for config in (old, new))
-    if after is None:
-        return [Fill("filter", 2**schema.hashing.filter_bits // filtering.WORD)]
-    known = before or {}
-    return [Raise("filter", i, bits) for i, bits in after.items() if bits & ~known.get(i, 0)]
 
 
 def _timeout_writes(schema: Schema) -> list[Write]:

@@ -7,7 +7,7 @@ import re
 
 from lvsxdp import records
 from lvsxdp.filtering import Hashing
-from lvsxdp.tables import Schema
+from lvsxdp.schema import Schema
 
 ROOT = pathlib.Path(__file__).parents[2]
 TYPES = (ROOT / "bpf/types.h").read_text()

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvsxdp import entries, tables
+from lvsxdp.book import BackendPlace, Book, ServicePlace
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, Backend, Config, Expiry, Family, MarkKey, Persistence, Service
 from lvsxdp.show import Names
 from lvsxdp.state import State
-from lvsxdp.tables import BackendPlace, Book, ServicePlace
 from tests.unit.headers import schema
 
 HZ, NOW = 100, 1_000_000

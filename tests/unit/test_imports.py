@@ -14,7 +14,8 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "lvsxdp"
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
 PURE = [
     *("errors", "model", "config", "checks", "names", "scalars", "marks", "scheduling"),
-    *("records", "filtering", "tables", "show", "entries", "snapshot", "changes", "features"),
+    *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
+    *("show", "entries", "snapshot", "changes", "features"),
 ]
 ACTING = {
     "compiler",

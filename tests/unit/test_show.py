@@ -6,6 +6,7 @@ import ipaddress
 import json
 
 from lvsxdp import show
+from lvsxdp.book import BackendPlace, Book, ServicePlace
 from lvsxdp.model import (
     AddressKey,
     Backend,
@@ -23,7 +24,6 @@ from lvsxdp.model import (
 )
 from lvsxdp.show import Names
 from lvsxdp.state import State
-from lvsxdp.tables import BackendPlace, Book, ServicePlace
 from tests.unit.headers import schema
 
 SCHEMA = schema()

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lvsxdp import state
+from lvsxdp.book import BackendPlace, Book, ServicePlace
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Backend, Config, Family, MarkKey, Service
 from lvsxdp.state import Attachment, Folders, State
-from lvsxdp.tables import BackendPlace, Book, ServicePlace
 from tests.unit.headers import described
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lvsxdp import marks, records, scheduling, tables
+from lvsxdp.book import Book
 from lvsxdp.errors import ConfigError, ConflictError
 from lvsxdp.model import (
     ANY_PORT,
@@ -34,14 +35,14 @@ from lvsxdp.model import (
 )
 from lvsxdp.names import parse_service_key
 from lvsxdp.scheduling import Cursor
-from lvsxdp.tables import (
-    Book,
+from lvsxdp.tables import Host
+from lvsxdp.writes import (
+    FULL,
     Delete,
     Divide,
     Evict,
     Fill,
     Grace,
-    Host,
     Raise,
     Reset,
     Store,
@@ -78,7 +79,7 @@ def perform(maps: Maps, write: Write) -> None:
         store(maps, write.table, write.index, word(maps, write.table, write.index) | write.bits)
     elif isinstance(write, Fill):
         for index in range(write.words):
-            store(maps, write.table, index, tables.FULL)
+            store(maps, write.table, index, FULL)
 
 
 def store(maps: Maps, table: str, index: int, value: int) -> None:
@@ -517,7 +518,7 @@ def test_where_a_rule_may_concern_every_packet_every_packet_passes() -> None:
     machine = Machine()
     machine.become(Config(marks=(MarkRule(1, ports=(Ports(80, 80),)),), capacity=CAPACITY))
     words = 2**SCHEMA.hashing.filter_bits // 64
-    assert {word(machine.maps, "filter", n) for n in range(words)} == {tables.FULL}
+    assert {word(machine.maps, "filter", n) for n in range(words)} == {FULL}
 
 
 def test_after_a_rule_that_let_everything_pass_the_bits_of_the_others_are_raised_again() -> None:

@@ -1,0 +1,83 @@
+"""What a change of the maps is made of: the kinds of writes, each performed in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+# The word that Fill stores.
+FULL = 2**64 - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Update:
+    """Write one entry."""
+
+    table: str
+    key: bytes
+    value: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete one entry."""
+
+    table: str
+    key: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Store:
+    """Store one 64-bit word of a mapped array: the moment at which a change takes effect."""
+
+    table: str
+    index: int
+    word: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Raise:
+    """Set bits of one 64-bit word of a mapped array."""
+
+    table: str
+    index: int
+    bits: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fill:
+    """Set all bits of the first words of a mapped array."""
+
+    table: str
+    words: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evict:
+    """Remove every entry that a service id had in the tables before."""
+
+    service: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Divide:
+    """Say what of a table is each service's own, and how much they may share beyond that."""
+
+    table: int
+    own: int
+    limit: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reset:
+    """Set all CPUs' values of one entry to 0."""
+
+    table: str
+    key: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grace:
+    """Wait until no program runs that may have read what the switch replaced."""
+
+
+Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
