@@ -13,7 +13,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[2] / "lvsxdp"
 TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
 PURE = [
-    *("errors", "model", "config", "checks", "names", "scalars", "marks", "scheduling"),
+    *("errors", "model", "document", "config", "checks", "names", "scalars", "marks", "scheduling"),
     *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
     *("show", "entries", "snapshot", "changes", "features"),
 ]
@@ -32,7 +32,7 @@ ACTING = {
 }
 HOMES = {
     **{"bcc": "compiler", "pyroute2": "network", "numpy": "entries"},
-    **{"click": "cli", "yaml": "config"},
+    **{"click": "cli", "yaml": "document"},
 }
 
 
