@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import contextlib
+import ctypes
 import dataclasses
 import multiprocessing
 import os
 import secrets
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 CACHE = Path("/var/cache/lvsxdp")
 CLOCK_MONOTONIC_COARSE = 6
+PR_SET_PDEATHSIG = 1
 HASH_KEYS = 14
 SLOT_BYTES = {"4": 64, "6": 128}
 # The tables take a 64th of the memory, if the configuration does not say more.
@@ -222,13 +225,19 @@ def _load_hooks(
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Both hooks' programs, TC's in a process of its own: each takes the compiler seconds."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as aside:
+    fork = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(1, fork, _end_with_parent) as aside:
         tc = aside.submit(_load_hook, "tc", into, pins, defines, build, enums)
         _load_hook("xdp", into, pins, defines, build, enums)
         try:
             tc.result()
         except concurrent.futures.process.BrokenProcessPool as err:
             raise DatapathError("compiling the tc programs was killed (is memory short?)") from err
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end this process when the one that made it is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _load_hook(

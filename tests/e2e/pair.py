@@ -129,8 +129,10 @@ def _remove(made: Pair) -> None:
 
 
 def _remove_files(made: Pair) -> None:
-    for root in (PINS, FILES):
-        run("rm", "-rf", root / made.cookie())
+    cookie = made.cookie()
+    # an attach that was killed has its pins beside
+    for folder in (PINS / cookie, PINS / f"{cookie}_new", FILES / cookie):
+        run("rm", "-rf", folder)
 
 
 def _namespaces() -> set[str]:

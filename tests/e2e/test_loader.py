@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sysconfig
 import textwrap
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import wait_for
 from tests.e2e.pair import FILES, PINS, PROGRAM, Pair, config, pair, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,6 +310,16 @@ def test_a_program_that_the_verifier_refuses_shows_its_last_lines_and_leaves_not
     assert "the verifier's last lines:" in said
     assert "invalid mem access" in said
     assert lb.picture() == before
+
+
+def test_an_attach_that_is_killed_leaves_no_process(lb: Pair) -> None:
+    argv = [str(PROGRAM), "--netns", lb.ns, "attach", "p0"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as attach:
+        children = Path(f"/proc/{attach.pid}/task/{attach.pid}/children")
+        wait_for(children.read_text)
+        (worker,) = children.read_text().split()
+        attach.kill()
+    wait_for(lambda: not Path("/proc", worker).exists())
 
 
 def test_no_kernel_headers_are_needed(lb: Pair) -> None:
