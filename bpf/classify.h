@@ -32,10 +32,12 @@ static __always_inline void classify_target(struct packet *packet, struct verdic
 /* By the rules and the services themselves; ordered rules have a program of their own. */
 static __always_inline int classify_anew(struct hook_context *ctx, struct journey *journey)
 {
-	if (!MARK_ORDERED(journey->marks))
+	if (!MARK_ORDERED(journey->marks)) {
 		mark_by_target(ctx, journey);
-	else if (!journey->ruled)
+	} else if (!journey->ruled) {
 		programs.call(ctx, PROGRAM_RULES);
+		return REASON_INTERNAL;
+	}
 	journey->ruled = 0;
 	return journey->excluded ? REASON_MARK_EXCLUDED : service_find(journey);
 }
@@ -75,6 +77,9 @@ static __always_inline int classify_packet(struct hook_context *ctx, struct jour
 		return REASON_OK;
 	}
 	target.reason = classify_anew(ctx, journey);
+	/* no finding */
+	if (target.reason == REASON_INTERNAL)
+		return REASON_INTERNAL;
 	target.epoch = journey->epoch;
 	target.mark = journey->mark;
 	target.service = journey->service;

@@ -413,30 +413,35 @@ def _parse_network(_: object, __: object, value: str | None) -> Network | None:
         raise click.BadParameter(str(err)) from err
 
 
-service_option = click.option(
-    "--service",
-    "service_name",
-    metavar="SERVICE",
-    help="Only of this service: mark:80, tcp:192.0.2.10:80 or its name.",
-)
-client_option = click.option(
-    "--client",
-    metavar="NETWORK",
-    callback=_parse_network,
-    help="Only of clients in it: 198.51.100.7, 198.51.100.0/24, 2001:db8::/48.",
-)
-backend_option = click.option(
-    "--backend",
-    "backend_name",
-    metavar="BACKEND",
-    help="Only of this backend, in every service that has it.",
-)
+def entry_filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that both lists of entries have."""
+    options = (
+        click.option(
+            "--service",
+            "service_name",
+            metavar="SERVICE",
+            help="Only of this service: mark:80, tcp:192.0.2.10:80 or its name.",
+        ),
+        click.option(
+            "--client",
+            metavar="NETWORK",
+            callback=_parse_network,
+            help="Only of clients in it: 198.51.100.7, 198.51.100.0/24, 2001:db8::/48.",
+        ),
+        click.option(
+            "--backend",
+            "backend_name",
+            metavar="BACKEND",
+            help="Only of this backend, in every service that has it.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @connection.command("list")
-@service_option
-@client_option
-@backend_option
+@entry_filters
 @as_json
 @pass_options
 def connection_list(
@@ -458,9 +463,7 @@ def connection_list(
 
 
 @persistence.command("list")
-@service_option
-@client_option
-@backend_option
+@entry_filters
 @as_json
 @pass_options
 def persistence_list(

@@ -173,6 +173,8 @@ class Module:
         text = PRELUDE + (PINNED if pins else FRESH) + flatten(source, folder or sources())
         values = {**defines, **({"PIN_FOLDER": f'"{pins}"'} if pins else {})}
         flags = [*FLAGS, *(f"-D{name}={value}" for name, value in values.items())]
+
+        # bcc has no types, and mypy says so only where it is installed
         from bcc import BPF  # type: ignore[import-untyped,unused-ignore]
 
         with _captured_stderr() as messages:

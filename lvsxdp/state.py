@@ -21,7 +21,7 @@ from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config
 from lvsxdp.schema import Schema
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,7 +110,10 @@ def read(where: Folders) -> State | None:
         return None
     except (ValueError, LookupError, TypeError) as err:
         raise DatapathError(f"{where.state_file} is damaged: {err!r}") from err
-    raise ConflictError(f"{where.state_file} is of version {version}, not {VERSION}")
+    raise ConflictError(
+        f"{where.state_file} is of version {version}, not {VERSION}: "
+        "detach --all with the lvsxdp that attached, then attach with this one"
+    )
 
 
 def _state_from(plain: dict[str, Any]) -> State:

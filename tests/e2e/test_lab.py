@@ -13,7 +13,7 @@ import pytest
 from lab import clients, layout, record, servers
 from lab.errors import ClientError, LabError
 from lab.layout import BACKEND4, BACKEND6, BACKENDS, VIP4, VIP6
-from lab.topology import Lab
+from lab.topology import Forwarding, Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPOLOGY = ROOT / "scripts/topology"
@@ -228,9 +228,9 @@ def test_balancers_meet_big_frames_only_with_offload(offload: bool, has_big_fram
 @pytest.mark.parametrize(
     ("forwarding", "values"), [("off", "0 0 0 0"), ("lo", "0 1 0 1"), ("on", "1 1 1 1")]
 )
-def test_the_balancer_forwards_as_the_caller_chose(forwarding: str, values: str) -> None:
+def test_the_balancer_forwards_as_the_caller_chose(forwarding: Forwarding, values: str) -> None:
     keys = [f"net.{v}.conf.{d}.forwarding" for v in ("ipv4", "ipv6") for d in ("lb0", "lo")]
-    with Lab(OTHER_PREFIX, forwarding=forwarding) as lab:  # type: ignore[arg-type]
+    with Lab(OTHER_PREFIX, forwarding=forwarding) as lab:
         assert lab.run("lb", ["sysctl", "-n", *keys], check=True).stdout.split() == values.split()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,12 +32,12 @@ SHOP = Service(MarkKey(1, Family.IPV4), name="shop", backends=(A, B))
 OTHER = Service(MarkKey(2, Family.IPV6))
 
 
-def of(*services: Service, **more: object) -> Config:
-    return dataclasses.replace(Config(services=services), **more)  # type: ignore[arg-type]
+def of(*services: Service, **more: Any) -> Config:
+    return dataclasses.replace(Config(services=services), **more)
 
 
-def edited(**fields: object) -> Config:
-    return of(dataclasses.replace(SHOP, **fields))  # type: ignore[arg-type]
+def edited(**fields: Any) -> Config:
+    return of(dataclasses.replace(SHOP, **fields))
 
 
 KEPT = Persistence(60, ip("255.255.255.0"))
