@@ -402,3 +402,39 @@ def test_a_client_whose_backend_was_removed_is_bound_afresh(
     datapath.apply(service(text, servers(A=1, B=1)))
     chosen = [syn(datapath, f"198.51.100.1:{port}") for port in (1002, 1003)]
     assert chosen == [B, B]
+
+
+# ------------------------------------------------- a SYN is looked up after its client's entry
+
+
+def test_a_syn_sent_again_renews_nothing_and_counts_no_connection(datapath: Datapath) -> None:
+    datapath.apply(service("10"))
+    assert syn(datapath, "198.51.100.1:1001") == C
+    datapath.later(4)
+    assert syn(datapath, "198.51.100.1:1001") == C
+    assert entries(datapath) == [("198.51.100.1", C, 6)]
+    assert len(datapath.connections()) == 1
+    rows = datapath.backends()
+    assert (rows[C]["connections"], rows[C]["active"], rows[B]["connections"]) == (1, 1, 0)
+
+
+def test_a_syn_sent_again_moves_no_scheduler_on(datapath: Datapath) -> None:
+    datapath.apply(
+        f"services: [{{protocol: tcp, address: {VIP}, port: 80, scheduler: rr,"
+        f" backends: {SERVERS}}}]"
+    )
+    picks = [syn(datapath, "198.51.100.1:1001") for _ in range(3)]
+    assert [*picks, syn(datapath, "198.51.100.1:1002")] == [C, C, C, B]
+
+
+def test_a_syn_sent_again_finds_its_connection_though_a_rule_now_excludes_it(
+    datapath: Datapath,
+) -> None:
+    """By an exact rule, and by ordered ones, which have a program of their own."""
+    datapath.apply(service("10"))
+    assert syn(datapath, "198.51.100.1:1001") == C
+    for rule in (f"address: {VIP}, port: 80", f"address: {VIP}, source: 198.51.100.0/24"):
+        datapath.apply(f"marks: [{{mark: 0, {rule}}}]\n{service('10')}")
+        assert syn(datapath, "198.51.100.1:1001") == C
+        new = tcp("198.51.100.1:1002", f"{VIP}:80")
+        assert passed_as(datapath, new) == ("pass", {"mark_excluded": 1})
