@@ -1,14 +1,23 @@
 /*
- * Multilinear hashing: a sum of 32-bit parts of the key, each times a random 64-bit number; the
- * upper half is the hash.  Two keys collide with a probability of 2^-32 for whoever does not know
- * the numbers, which the loader draws.  The part of the sum that is the virtual end's serves the
+ * Multilinear hashing: a sum of 32-bit parts of the key, each times a random 64-bit number.  The
+ * upper halves of two keys' sums collide with a probability of 2^-32 for whoever does not know the
+ * numbers, which the loader draws.  The part of the sum that is the virtual end's serves the
  * filter, too; the control plane computes it alike.
+ *
+ * Sums of keys in a row are in a row themselves, and with one draw in thirty that row meets a few
+ * buckets again and again.  The sum times its upper half is not linear, and scatters them.
  */
 
 /* Keys are read as words: a flow4 as two, a flow6 as five, the last of them ports and protocol. */
 static __always_inline u64 hash_halves(u64 word, u64 low, u64 high)
 {
 	return low * (u32)word + high * (word >> 32);
+}
+
+/* The hash of a whole key's sum. */
+static __always_inline u32 hash_scattered(u64 sum)
+{
+	return (sum >> 32) * sum >> 32;
 }
 
 /* The sum over the virtual address alone. */
@@ -44,10 +53,10 @@ static __always_inline u64 hash_client6(const u64 *key)
 
 static __always_inline u32 hash_flow4(const u64 *key)
 {
-	return (hash_virtual4(key[0]) + hash_target(key[1]) + hash_client4(key)) >> 32;
+	return hash_scattered(hash_virtual4(key[0]) + hash_target(key[1]) + hash_client4(key));
 }
 
 static __always_inline u32 hash_flow6(const u64 *key)
 {
-	return (hash_virtual6(key) + hash_target(key[4]) + hash_client6(key)) >> 32;
+	return hash_scattered(hash_virtual6(key) + hash_target(key[4]) + hash_client6(key));
 }

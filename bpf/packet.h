@@ -78,10 +78,10 @@ static __always_inline u64 packet_address_sum(struct packet *packet)
 
 static __always_inline void packet_hash(struct packet *packet)
 {
+	u64 client = packet_is_ipv6(packet) ? hash_client6(packet->key) : hash_client4(packet->key);
+
 	packet->target_sum = packet_address_sum(packet) + hash_target(packet_ports(packet));
-	packet->hash = packet->target_sum + (packet_is_ipv6(packet) ? hash_client6(packet->key) :
-								      hash_client4(packet->key)) >>
-		       32;
+	packet->hash = hash_scattered(packet->target_sum + client);
 }
 
 /* A TCP packet opens a connection with SYN and without RST; SYN+ACK is FTP's active data. */

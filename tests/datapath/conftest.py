@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ WHOLE = """
 capacity: {connections: 4096, persistence: 4096}
 features: all
 """
+# A draw with which the bare sums of clients in a row would meet few buckets (bpf/hash.h).
+DRAW = random.Random(16)
+KEYS = {f"HASH_KEY_{n}": f"{DRAW.getrandbits(64)}ULL" for n in range(loading.HASH_KEYS)}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +45,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
                 small = config.load(WHOLE)[0]
                 for sysctl in controller.SYSCTLS:
                     network.set_sysctl(sysctl, "1")
-                build = Build(defines={"TEST_CLOCK": 1}, cache=Path(cache))
+                build = Build(defines={"TEST_CLOCK": 1, **KEYS}, cache=Path(cache))
                 attaching.attach(where, net, ("lb0", "lb1"), small, "native", build=build)
                 with Balancer.open(where) as balancer:
                     yield Datapath(balancer, net)
