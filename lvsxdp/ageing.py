@@ -22,17 +22,19 @@ class Sweep:
     drift: dict[Count, int]
 
 
-def sweep(balancer: Balancer, before: dict[Count, int]) -> Sweep:
+def sweep(balancer: Balancer, before: dict[Count, int], *, whole: bool = True) -> Sweep:
     """Removes expired entries; heals counts whose drift is what the sweep `before` saw, too.
 
     Packets go on meanwhile: a difference may be a connection on its way.  Only one that two sweeps
-    see alike, in a count that did not move while they went over the tables, is a mistake.
+    see alike, in a count that did not move while they went over the tables, is a mistake.  A sweep
+    that is not `whole` leaves out tables in which no service has an entry by the count of shares.
     """
     for name in ("recounts", "share_recounts"):
         balancer.map(name).clear()
     _prepare_filter(balancer)
     seen = {name: bytes(balancer.map(name).memory()) for name in HEALED}
-    removed = sum(balancer.sweep(table) for table in TABLES)
+    tables = TABLES if whole else _in_use(balancer)
+    removed = sum(balancer.sweep(table) for table in tables)
     _finish_filter(balancer)
     drift = dict(_drift(balancer, seen))
     healed = {count: change for count, change in drift.items() if before.get(count) == change}
@@ -40,6 +42,12 @@ def sweep(balancer: Balancer, before: dict[Count, int]) -> Sweep:
         word = balancer.schema.values[name].fields[field].offset // 8
         balancer.heal(name, index, word, change)
     return Sweep(removed, len(healed), drift)
+
+
+def _in_use(balancer: Balancer) -> list[str]:
+    shares, fields = balancer.map("shares"), balancer.schema.values["shares"].fields
+    ids = balancer.state.book.service_generations
+    return [name for name in TABLES if any(shares.read_word(i, fields[name].offset) for i in ids)]
 
 
 def _prepare_filter(balancer: Balancer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import struct
 import time
@@ -290,12 +291,12 @@ class Balancer:
         pools.store_word(write.table, self.borrowed(write.table), fields["borrowed"].offset)
 
     def borrowed(self, table: int) -> int:
-        """What the services have of a table beyond their own."""
+        """What the services have of a table beyond their own; a count below zero is none."""
         own = self.map("pools").read_word(table, self.schema.values["pools"].fields["own"].offset)
         offset = self.schema.values["shares"].fields[TABLES[table]].offset
         shares = self.map("shares")
         used = (shares.read_word(i, offset) for i in self.state.book.service_generations)
-        return sum(max(count - own, 0) for count in used)
+        return sum(max(ctypes.c_int64(count).value - own, 0) for count in used)
 
     def heal(self, name: str, index: int, word: int, change: int) -> None:
         """Adds to one word of an entry of loads, shares or pools, as packets do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -14,6 +15,8 @@ from lvsxdp.errors import LvsxdpError
 from lvsxdp.state import Folders
 
 LOCK_WAIT = 10.0
+# Of so many sweeps one goes over empty tables, too, and tidies what searches there still pass.
+WHOLE = 12
 
 
 def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
@@ -24,19 +27,22 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
     Balancer.open(where).close()
     say(f"event=started interval={interval:g}")
     drift: dict[Count, int] = {}
+    turns = itertools.cycle(range(WHOLE))
     while not stop.wait(interval):
         try:
-            drift = _sweep_once(where, drift, say)
+            # what one sweep saw wrong the next must see, too
+            whole = next(turns) == 0 or bool(drift)
+            drift = _sweep_once(where, drift, whole, say)
         except LvsxdpError as err:
             say(f'event=sweep_failed error="{err}"')
     say("event=stopped")
 
 
 def _sweep_once(
-    where: Folders, drift: dict[Count, int], say: Callable[[str], None]
+    where: Folders, drift: dict[Count, int], whole: bool, say: Callable[[str], None]
 ) -> dict[Count, int]:
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
-        done = ageing.sweep(balancer, drift)
+        done = ageing.sweep(balancer, drift, whole=whole)
         (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:
         say(f"event=swept removed={done.removed} healed={done.healed}")

@@ -366,3 +366,27 @@ def test_a_sweep_removes_what_has_expired(datapath: Datapath) -> None:
     swept = ageing.sweep(datapath.balancer, {})
     assert (swept.removed, swept.drift) == (1, {})
     assert carried(datapath, C) == (0, 0)
+
+
+def test_a_sweep_that_is_not_whole_goes_over_the_tables_in_use(datapath: Datapath) -> None:
+    datapath.apply(WEB)
+    play(datapath, ["S"])
+    datapath.later(61)
+    assert ageing.sweep(datapath.balancer, {}, whole=False).removed == 1
+    assert carried(datapath, C) == (0, 0)
+
+
+def test_only_a_whole_sweep_finds_entries_that_no_share_counts(datapath: Datapath) -> None:
+    datapath.apply(WEB)
+    play(datapath, ["S"])
+    identity = datapath.balancer.state.book.services["tcp:192.0.2.10:80"].id
+    empty = datapath.balancer.schema.values["shares"].encode()
+    datapath.balancer.map("shares").update(records.number(identity), empty)
+    datapath.later(61)
+    swept = ageing.sweep(datapath.balancer, {}, whole=False)
+    assert (swept.removed, carried(datapath, C)) == (0, (1, 0))
+    assert ageing.sweep(datapath.balancer, {}).removed == 1
+    # the share that was taken back once too often is healed like any count
+    drift = ageing.sweep(datapath.balancer, {}).drift
+    assert ageing.sweep(datapath.balancer, drift).healed == 1
+    assert ageing.sweep(datapath.balancer, {}).drift == {}
