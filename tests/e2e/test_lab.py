@@ -26,6 +26,8 @@ MAKER = """
 import sys, signal
 from lab import servers
 from lab.topology import Lab
+# a shell's background job has it ignored, and hands that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Lab(sys.argv[1]) as lab:
     servers.start(lab)
     print("ready", flush=True)
