@@ -74,7 +74,7 @@
 /* How often a decision starts over because the service changed under it. */
 #define DECISION_ATTEMPTS 4
 /* Slots where a key can be: those of one bucket, from the one that its hash names. */
-#define BUCKET_SLOTS 32
+#define BUCKET_SLOTS 64 /* as a word has bits: age.h */
 /* Locks that inserts take, each for some buckets, and how often one asks for a lock. */
 #define LOCKS 4096
 #define LOCK_ATTEMPTS 256
@@ -87,7 +87,9 @@
 #define WORD_ATTEMPTS 4
 /* After so many inserts of a CPU it ages the bucket at its clock hand: two slots an insert. */
 #define HAND_INSERTS (BUCKET_SLOTS / 2)
-/* Slots of one run of a sweep. */
+/* Entries that one packet takes out of a table at most. */
+#define AGE_STEP 8
+/* Slots of one run of a sweep: part of a bucket. */
 #define SWEEP_STEP 32
 /* A choice by load first makes the hand catch up, if its last round ended so long ago, */
 #define ROUND_LIMIT ((u64)10 * HZ)

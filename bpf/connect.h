@@ -18,11 +18,14 @@ static __always_inline void connect_recheck(struct hook_context *ctx, struct jou
 /* On to the connection; first, now and then, some ageing. */
 static __always_inline void connect_go(struct hook_context *ctx, struct journey *journey)
 {
-	bool due = age_is_due(connection_table(&journey->packet), journey->packet.cpu);
+	u64 cpu = journey->packet.cpu;
 
-	if (journey->bound && age_is_due(persist_table(&journey->packet), journey->packet.cpu))
-		due = true;
-	if (due)
+	journey->due = 0;
+	if (age_is_due(connection_table(&journey->packet), cpu))
+		journey->due |= DUE_CONNECTIONS;
+	if (journey->bound && age_is_due(persist_table(&journey->packet), cpu))
+		journey->due |= DUE_PERSISTENCE;
+	if (journey->due)
 		programs.call(ctx, PROGRAM_AGE);
 	programs.call(ctx, PROGRAM_CONNECT);
 }

@@ -231,34 +231,32 @@ static __always_inline int connection_sit(u32 table, struct journey *journey, st
 	return REASON_OK;
 }
 
-/* Under the bucket's lock: the flow has a connection already; is it still one? */
-static __always_inline int connection_meet(u32 table, struct journey *journey, struct seat *seat,
-					   struct account *other)
+/* Under the bucket's lock: the flow has a connection already; OK where that is over. */
+static __always_inline int connection_meet(u32 table, struct journey *journey, struct seat *seat)
 {
-	struct slot *slot = table_slot(table, seat->place);
+	struct connection *connection = (struct connection *)table_slot(table, seat->place);
+	u64 backend = READ_ONCE(connection->backend);
 
-	connection_read((struct connection *)slot, seat->word, other);
-	if (journey->now >= expiry_of_connection(other->seen, seat->word))
-		return connection_sit(table, journey, seat, other);
-	other->word = 0;
-	if (READ_ONCE(slot->word) != seat->word)
+	if (journey->now >= expiry_of_connection(READ_ONCE(connection->seen), seat->word))
+		return REASON_OK;
+	if (READ_ONCE(connection->word) != seat->word)
 		return REASON_BUSY;
-	journey->backend = other->backend;
+	journey->backend = backend;
 	return CONNECTION_EXISTS;
 }
 
 static __always_inline int connection_create_locked(u32 table, struct journey *journey,
 						    struct account *evicted)
 {
-	struct seat seat = {};
-	int found;
+	struct seat *seat = &journey->seat;
+	int found, reason = REASON_OK;
 
-	found = table_seek(table, journey->packet.key, journey->packet.hash, journey->now, &seat);
+	found = table_seek(table, journey->packet.key, journey->packet.hash, journey->now, seat);
 	if (found == TABLE_FULL)
 		return REASON_TABLE_FULL;
 	if (found == TABLE_FOUND)
-		return connection_meet(table, journey, &seat, evicted);
-	return connection_sit(table, journey, &seat, evicted);
+		reason = connection_meet(table, journey, seat);
+	return reason ? reason : connection_sit(table, journey, seat, evicted);
 }
 
 static __always_inline int connection_create_in(u32 table, struct journey *journey,

@@ -119,9 +119,9 @@ static __always_inline void sweep_table(u32 table, struct sweep_item *item, u64 
 		sweep_count((struct connection *)slot, word);
 		sweep_concern(table, slot);
 	}
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < SWEEP_STEP; i += BUCKET_SLOTS)
-		age_tidy(table, (first + i) & (table_slots(table) - 1));
+	/* at the end of a bucket */
+	if (!((first + SWEEP_STEP) & (BUCKET_SLOTS - 1)))
+		age_tidy(table, first & (table_slots(table) - 1), true);
 	item->place = first + SWEEP_STEP;
 }
 

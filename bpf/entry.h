@@ -29,7 +29,7 @@ static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct p
 /* The frame is for this host at layer 2: the kernel has looked already. */
 static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct packet *packet)
 {
-	return ctx->pkt_type == 0;
+	return HOOK_LOAD(ctx, pkt_type) == 0;
 }
 
 #endif

@@ -71,7 +71,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 /* Removes every tag of the road in, so that every pointer into the packet is stale after it. */
 static __always_inline int forward_untag(struct hook_context *ctx, struct packet *packet)
 {
-	if (ctx->vlan_present && bpf_skb_vlan_pop(ctx))
+	if (HOOK_LOAD(ctx, vlan_present) && bpf_skb_vlan_pop(ctx))
 		return REASON_INTERNAL;
 	if (packet->ip_offset > sizeof(struct ethhdr) && bpf_skb_vlan_pop(ctx))
 		return REASON_INTERNAL;

@@ -16,6 +16,19 @@ struct neighbour_parameters {
 static long (*redirect_neighbour)(u32 ifindex, struct neighbour_parameters *parameters, int length,
 				  u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
+/*
+ * A field of the context.  The compiler may reckon a field's address in one place and read it in
+ * another, which the verifier refuses ("dereference of modified ctx ptr"); of this it cannot.
+ */
+#define HOOK_LOAD(ctx, field)                                                                  \
+	({                                                                                     \
+		u64 loaded;                                                                    \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                          \
+			     : "=r"(loaded)                                                    \
+			     : "r"(ctx), "i"(__builtin_offsetof(struct hook_context, field))); \
+		loaded;                                                                        \
+	})
+
 #ifdef HOOK_XDP
 
 #define hook_context xdp_md
@@ -26,7 +39,7 @@ static long (*redirect_neighbour)(u32 ifindex, struct neighbour_parameters *para
 
 static __always_inline u32 hook_ifindex(struct hook_context *ctx)
 {
-	return ctx->ingress_ifindex;
+	return HOOK_LOAD(ctx, ingress_ifindex);
 }
 
 /* The whole frame, also where only its first buffer can be read. */
@@ -70,8 +83,8 @@ static __always_inline int hook_hand_over(struct hook_context *ctx, struct hando
 
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*place)))
 		return -1;
-	place = (void *)(long)ctx->data_meta;
-	if ((void *)(place + 1) > (void *)(long)ctx->data)
+	place = (void *)HOOK_LOAD(ctx, data_meta);
+	if ((void *)(place + 1) > (void *)HOOK_LOAD(ctx, data))
 		return -1;
 	*place = *handover;
 	return 0;
@@ -87,28 +100,30 @@ static __always_inline int hook_hand_over(struct hook_context *ctx, struct hando
 
 static __always_inline u32 hook_ifindex(struct hook_context *ctx)
 {
-	return ctx->ifindex;
+	return HOOK_LOAD(ctx, ifindex);
 }
 
 static __always_inline u32 hook_length(struct hook_context *ctx)
 {
-	return ctx->len;
+	return HOOK_LOAD(ctx, len);
 }
 
 /* The outermost tag, which the kernel keeps beside the frame; tag + 1, 0 where there is none. */
 static __always_inline u16 hook_vlan(struct hook_context *ctx)
 {
-	return ctx->vlan_present ? (ctx->vlan_tci & 0xfff) + 1 : 0;
+	return HOOK_LOAD(ctx, vlan_present) ? (HOOK_LOAD(ctx, vlan_tci) & 0xfff) + 1 : 0;
 }
 
 static __always_inline u32 hook_mark(struct hook_context *ctx)
 {
-	return ctx->mark;
+	return HOOK_LOAD(ctx, mark);
 }
 
 static __always_inline u32 hook_segments(struct hook_context *ctx)
 {
-	return ctx->gso_segs ? ctx->gso_segs : 1;
+	u32 segments = HOOK_LOAD(ctx, gso_segs);
+
+	return segments ? segments : 1;
 }
 
 /*
@@ -118,12 +133,12 @@ static __always_inline u32 hook_segments(struct hook_context *ctx)
  */
 static __always_inline int hook_repair(struct hook_context *ctx)
 {
-	u8 *frame = (void *)(long)ctx->data;
+	u8 *frame = (void *)HOOK_LOAD(ctx, data);
 	u64 mac[2] = {};
 
 	if (bpf_skb_load_bytes_relative(ctx, 0, mac, ETH_HLEN, BPF_HDR_START_MAC))
 		return -1;
-	if (frame + ETH_HLEN > (u8 *)(long)ctx->data_end)
+	if (frame + ETH_HLEN > (u8 *)HOOK_LOAD(ctx, data_end))
 		return -1;
 	if (*(u64 *)frame == mac[0] && *(u32 *)(frame + 8) == (u32)mac[1])
 		return 0;
@@ -135,14 +150,19 @@ static __always_inline int hook_repair(struct hook_context *ctx)
 /* The IP packet's size on the wire: of each segment, where the kernel will cut it. */
 static __always_inline u32 hook_segment_bytes(struct hook_context *ctx, u32 bytes, u32 headers)
 {
-	return ctx->gso_size ? ctx->gso_size + headers : bytes;
+	u32 size = HOOK_LOAD(ctx, gso_size);
+
+	return size ? size + headers : bytes;
 }
 
 /* Makes the headers readable, so that every pointer into the packet is stale after it. */
 static __always_inline void hook_prepare(struct hook_context *ctx)
 {
-	if (ctx->data_end - ctx->data < HEADER_BYTES && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < HEADER_BYTES ? ctx->len : HEADER_BYTES);
+	u64 here = HOOK_LOAD(ctx, data_end) - HOOK_LOAD(ctx, data);
+	u32 length = HOOK_LOAD(ctx, len);
+
+	if (here < HEADER_BYTES && length > here)
+		bpf_skb_pull_data(ctx, length < HEADER_BYTES ? length : HEADER_BYTES);
 }
 
 #endif

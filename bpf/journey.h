@@ -1,3 +1,13 @@
+#define DUE_CONNECTIONS 1
+#define DUE_PERSISTENCE 2
+
+/* A slot that an insert has found or taken. */
+struct seat {
+	u64 place;
+	u64 word; /* as it was */
+	u64 rank; /* how soon its entry may go */
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -25,9 +35,14 @@ struct journey {
 		u64 client[5];
 	};
 	u64 client_hash;
+	struct seat seat; /* what an insert of these programs found */
 	u32 bound; /* a persistence entry was made */
 	u32 persistent; /* the service is */
 	u32 scheduler;
+	u32 due; /* DUE_*: tables of which a bucket is to be aged */
+	u32 over; /* entries of that bucket that are to go, */
+	u32 places[AGE_STEP]; /* and where they are */
+	u32 dead; /* the bucket has removed slots */
 	u32 catch_ups; /* buckets that a choice by load still wants aged */
 	u32 full; /* a table had no room for an entry */
 	u32 without; /* goes without a connection */

@@ -55,8 +55,9 @@ int entry(struct hook_context *ctx)
 
 	if (flags & INTERFACE_GENERIC && hook_repair(ctx))
 		return HOOK_PASS;
-	handover = (void *)(long)ctx->data_meta;
-	if ((void *)(handover + 1) <= (void *)(long)ctx->data && handover->magic == HANDOVER_MAGIC)
+	handover = (void *)HOOK_LOAD(ctx, data_meta);
+	if ((void *)(handover + 1) <= (void *)HOOK_LOAD(ctx, data) &&
+	    handover->magic == HANDOVER_MAGIC)
 		return entry_handed_over(ctx, handover);
 	if (flags & INTERFACE_XDP && !(flags & INTERFACE_NO_METADATA))
 		return HOOK_PASS;
@@ -101,15 +102,18 @@ int age_tables(struct hook_context *ctx)
 {
 	struct journey *journey = maps_journey();
 
+	age_due(journey);
+	if (journey->due)
+		programs.call(ctx, PROGRAM_AGE);
 	if (!journey->catch_ups) {
-		age_due(journey);
 		programs.call(ctx, PROGRAM_CONNECT);
 		return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 	}
-	age_connections(journey);
-	journey->catch_ups--;
-	if (journey->catch_ups && age_is_overdue(connection_table(&journey->packet), journey->now))
+	if (--journey->catch_ups &&
+	    age_is_overdue(connection_table(&journey->packet), journey->now)) {
+		journey->due = DUE_CONNECTIONS;
 		programs.call(ctx, PROGRAM_AGE);
+	}
 	journey->catch_ups = 0;
 	programs.call(ctx, PROGRAM_SCHEDULER + journey->scheduler);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);

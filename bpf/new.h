@@ -27,22 +27,14 @@ static __always_inline void new_look(struct hook_context *ctx, struct journey *j
 	journey->unknown = 1;
 }
 
-/*
- * The client's entry gives the backend, if it has one that serves.  It is looked for before the
- * connection is, so that memory answers both questions at once, and used after.
- */
-static __always_inline void new_persist(struct hook_context *ctx, struct journey *journey,
-					u32 table)
+/* The client's entry, if it has one that serves. */
+static __always_inline struct persistence *
+new_find(struct journey *journey, struct service_config *config, struct seat *seat)
 {
-	struct persistence *entry;
-	struct seat seat = {};
-
-	entry = persist_find(table, journey, &seat);
-	new_look(ctx, journey);
-	if (!entry || persist_use(journey, entry, &seat))
-		return;
-	if (journey->attempts++ < DECISION_ATTEMPTS)
-		programs.call(ctx, PROGRAM_NEW);
+	persist_key(journey, config);
+	if (packet_is_ipv6(&journey->packet))
+		return persist_find(TABLE_PERSISTENCE6, journey, seat);
+	return persist_find(TABLE_PERSISTENCE4, journey, seat);
 }
 
 /* Asks the scheduler; for a choice by load after some ageing, where that is overdue. */
@@ -53,6 +45,7 @@ static __always_inline void new_schedule(struct hook_context *ctx, struct journe
 	if (config->scheduler == SCHEDULER_WLC &&
 	    age_is_overdue(connection_table(&journey->packet), journey->now)) {
 		journey->catch_ups = CATCH_UP_BUCKETS;
+		journey->due = DUE_CONNECTIONS;
 		programs.call(ctx, PROGRAM_AGE);
 	}
 	programs.call(ctx, PROGRAM_SCHEDULER + config->scheduler);
@@ -60,26 +53,24 @@ static __always_inline void new_schedule(struct hook_context *ctx, struct journe
 
 static __always_inline int new_decide(struct hook_context *ctx, struct journey *journey)
 {
+	struct persistence *entry = NULL;
 	struct service_config *config;
+	struct seat seat = {};
 	int reason;
 
 	/* verifier, where it knows the reason: "BPF program is too large", each searched for anew */
 	WRITE_ONCE(journey->reason, new_admit(ctx, journey));
 	reason = READ_ONCE(journey->reason);
 	config = ROW(service_configs, journey->config);
-	if (reason == REASON_OK && config->flags & SERVICE_PERSISTENT) {
-		journey->persistent = 1;
-		persist_key(journey, config);
-		if (packet_is_ipv6(&journey->packet))
-			new_persist(ctx, journey, TABLE_PERSISTENCE6);
-		else
-			new_persist(ctx, journey, TABLE_PERSISTENCE4);
-	} else {
-		journey->persistent = 0;
-		new_look(ctx, journey);
-	}
+	journey->persistent = reason == REASON_OK && config->flags & SERVICE_PERSISTENT;
+	if (journey->persistent)
+		entry = new_find(journey, config, &seat);
+	new_look(ctx, journey);
 	if (reason)
 		return reason;
+	/* looked for before the connection is, so that memory answers both at once, and used after */
+	if (entry && !persist_use(journey, entry, &seat) && journey->attempts++ < DECISION_ATTEMPTS)
+		programs.call(ctx, PROGRAM_NEW);
 	if (STOP_AFTER == STAGE_PERSISTENT)
 		return REASON_NO_SERVICE;
 	if (journey->backend)

@@ -95,8 +95,8 @@ static __always_inline bool packet_is_opening(struct packet *packet)
 /* Reads Ethernet and up to two tags. */
 static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struct packet *packet)
 {
-	void *end = (void *)(long)ctx->data_end;
-	void *frame = (void *)(long)ctx->data;
+	void *end = (void *)HOOK_LOAD(ctx, data_end);
+	void *frame = (void *)HOOK_LOAD(ctx, data);
 	struct vlan_tag *tag = frame + sizeof(struct ethhdr);
 
 	if ((void *)tag > end)
@@ -153,15 +153,15 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 static __always_inline bool packet_is_complete(struct hook_context *ctx, struct packet *packet)
 {
 	u64 needed = packet->ip_offset + packet->bytes;
-	u64 here = (u64)ctx->data_end - (u64)ctx->data;
+	u64 here = HOOK_LOAD(ctx, data_end) - HOOK_LOAD(ctx, data);
 
 	return needed <= here || needed <= hook_length(ctx);
 }
 
 static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct packet *packet)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct iphdr *ip = (void *)(long)ctx->data + packet->ip_offset;
+	void *end = (void *)HOOK_LOAD(ctx, data_end);
+	struct iphdr *ip = (void *)HOOK_LOAD(ctx, data) + packet->ip_offset;
 	u64 header;
 
 	if ((void *)(ip + 1) > end)
@@ -207,8 +207,8 @@ static __always_inline int packet_walk_extensions(void *ip, void *end, u8 *proto
 
 static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct packet *packet)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct ipv6hdr *ip = (void *)(long)ctx->data + packet->ip_offset;
+	void *end = (void *)HOOK_LOAD(ctx, data_end);
+	struct ipv6hdr *ip = (void *)HOOK_LOAD(ctx, data) + packet->ip_offset;
 	u32 offset = sizeof(*ip);
 	u64 *addresses;
 	u8 protocol;
@@ -247,18 +247,18 @@ static __always_inline int packet_parse(struct hook_context *ctx, struct packet 
 /* The frame's destination MAC as the first six bytes of a word; 0 where there is none. */
 static __always_inline u64 packet_destination_mac(struct hook_context *ctx)
 {
-	u8 *frame = (void *)(long)ctx->data;
+	u8 *frame = (void *)HOOK_LOAD(ctx, data);
 
-	if (frame + 14 > (u8 *)(long)ctx->data_end)
+	if (frame + 14 > (u8 *)HOOK_LOAD(ctx, data_end))
 		return 0;
 	return *(u64 *)frame & 0xffffffffffffULL;
 }
 
 static __always_inline u64 packet_source_mac(struct hook_context *ctx)
 {
-	u8 *frame = (void *)(long)ctx->data;
+	u8 *frame = (void *)HOOK_LOAD(ctx, data);
 
-	if (frame + 14 > (u8 *)(long)ctx->data_end)
+	if (frame + 14 > (u8 *)HOOK_LOAD(ctx, data_end))
 		return 0;
 	return *(u32 *)(frame + 6) | (u64) * (u16 *)(frame + 10) << 32;
 }
@@ -289,8 +289,8 @@ static __always_inline int packet_age6(void *header, void *end)
 /* Takes one from the TTL or hop limit of an untagged frame, and mends the checksum. */
 static __always_inline int packet_age(struct hook_context *ctx, struct packet *packet)
 {
-	void *header = (void *)(long)ctx->data + sizeof(struct ethhdr);
-	void *end = (void *)(long)ctx->data_end;
+	void *header = (void *)HOOK_LOAD(ctx, data) + sizeof(struct ethhdr);
+	void *end = (void *)HOOK_LOAD(ctx, data_end);
 
 	return packet_is_ipv6(packet) ? packet_age6(header, end) : packet_age4(header, end);
 }
@@ -299,9 +299,9 @@ static __always_inline int packet_age(struct hook_context *ctx, struct packet *p
 static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct lane *lane,
 						 __be16 type)
 {
-	void *frame = (void *)(long)ctx->data;
+	void *frame = (void *)HOOK_LOAD(ctx, data);
 
-	if (frame + sizeof(struct ethhdr) > (void *)(long)ctx->data_end)
+	if (frame + sizeof(struct ethhdr) > (void *)HOOK_LOAD(ctx, data_end))
 		return REASON_INTERNAL;
 	*(u64 *)frame = *(u64 *)lane->destination;
 	*(u32 *)(frame + 8) = *(u32 *)(lane->source + 2);

@@ -86,7 +86,8 @@ static __always_inline void persist_extend(struct persistence *entry, bool lasti
 static __always_inline bool persist_count(struct persistence *entry, u64 reference, s64 connections,
 					  s64 active)
 {
-	u64 counts, after, lasting, all;
+	s64 lasting, all;
+	u64 counts, after;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WORD_ATTEMPTS; i++) {
@@ -95,9 +96,9 @@ static __always_inline bool persist_count(struct persistence *entry, u64 referen
 			return false;
 		lasting = counts_active(counts) + active;
 		all = (counts & COUNT_MASK) + connections;
-		/* below 0: what is taken away was never told */
-		after = counts_make(counts >> COUNTS_GENERATION_SHIFT,
-				    lasting > COUNT_MASK ? 0 : lasting, all > COUNT_MASK ? 0 : all);
+		/* below 0: what is taken away was never told; no branch, as it is in loops */
+		after = counts_make(counts >> COUNTS_GENERATION_SHIFT, lasting & ~(lasting >> 63),
+				    all & ~(all >> 63));
 		if (after == counts || word_change(&entry->counts, counts, after))
 			return true;
 	}
@@ -212,29 +213,21 @@ static __always_inline int persist_sit(u32 table, struct journey *journey,
 	return REASON_OK;
 }
 
-/* Under the bucket's lock: uses the entry that another CPU has made, or replaces one that is over. */
-static __always_inline int persist_meet(u32 table, struct journey *journey,
-					struct service_config *config, struct seat *seat)
-{
-	struct persistence *entry = persist_at(table, seat->place);
-
-	if (!persist_serves(journey, entry, seat->word))
-		return persist_sit(table, journey, config, seat);
-	return persist_use(journey, entry, seat) ? REASON_OK : REASON_BUSY;
-}
-
+/* Uses the entry that another CPU has made meanwhile; else, or where that is over, takes a seat. */
 static __always_inline int persist_bind_locked(u32 table, struct journey *journey,
 					       struct service_config *config)
 {
-	struct seat seat = {};
+	struct seat *seat = &journey->seat;
+	struct persistence *entry;
 	int found;
 
-	found = table_seek(table, journey->client, journey->client_hash, journey->now, &seat);
+	found = table_seek(table, journey->client, journey->client_hash, journey->now, seat);
 	if (found == TABLE_FULL)
 		return REASON_TABLE_FULL;
-	if (found == TABLE_FOUND)
-		return persist_meet(table, journey, config, &seat);
-	return persist_sit(table, journey, config, &seat);
+	entry = persist_at(table, seat->place);
+	if (found == TABLE_FOUND && persist_serves(journey, entry, seat->word))
+		return persist_use(journey, entry, seat) ? REASON_OK : REASON_BUSY;
+	return persist_sit(table, journey, config, seat);
 }
 
 /*

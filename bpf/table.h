@@ -9,12 +9,6 @@
 #define TABLE_FULL 2
 #define RANK_STAYS (~0ULL)
 
-/* A slot that an insert has found or taken. */
-struct seat {
-	u64 place;
-	u64 word; /* as it was */
-};
-
 static __always_inline bool table_is_ipv6(u32 table)
 {
 	return table == TABLE_CONNECTIONS6 || table == TABLE_PERSISTENCE6;
@@ -79,6 +73,12 @@ static __always_inline struct slot *table_find(u32 table, const u64 *key, u64 ha
 	return NULL;
 }
 
+/* The hash of the key that a slot holds. */
+static __always_inline u32 table_hash(u32 table, struct slot *slot)
+{
+	return table_is_ipv6(table) ? hash_flow6(slot->key) : hash_flow4(slot->key);
+}
+
 /* The lock of the bucket of a hash or place, taken; NULL where another CPU holds it too long. */
 static __always_inline u64 *table_lock(u32 table, u64 hash)
 {
@@ -128,34 +128,38 @@ static __always_inline u64 table_rank(u32 table, struct slot *slot, u64 word, u6
 	return end;
 }
 
+/* The seat is in a map, so that the verifier need not follow what it knows of each from slot to slot. */
+static __always_inline void table_note(struct seat *seat, u64 place, u64 word, u64 rank)
+{
+	WRITE_ONCE(seat->place, place);
+	WRITE_ONCE(seat->word, word);
+	WRITE_ONCE(seat->rank, rank);
+}
+
 /* Under the bucket's lock: where the key is, or else the slot that it may best take. */
 static __always_inline int table_seek(u32 table, const u64 *key, u64 hash, u64 now,
 				      struct seat *seat)
 {
-	u64 best = RANK_STAYS, rank, word;
 	struct slot *slot;
-	u64 place;
+	u64 place, rank, word;
 
+	WRITE_ONCE(seat->rank, RANK_STAYS);
 #pragma clang loop unroll(disable)
 	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
 		place = table_place(table, hash, step);
 		slot = table_slot(table, place);
 		word = READ_ONCE(slot->word);
 		if (word && table_has_key(table, slot, key) && word_is_used(word)) {
-			seat->place = place;
-			seat->word = word;
+			table_note(seat, place, word, 0);
 			return TABLE_FOUND;
 		}
 		rank = word ? table_rank(table, slot, word, now) : 0;
-		if (rank < best) {
-			best = rank;
-			seat->place = place;
-			seat->word = word;
-		}
+		if (rank < READ_ONCE(seat->rank))
+			table_note(seat, place, word, rank);
 		if (!word)
 			break;
 	}
-	return best == RANK_STAYS ? TABLE_FULL : TABLE_TAKEN;
+	return READ_ONCE(seat->rank) == RANK_STAYS ? TABLE_FULL : TABLE_TAKEN;
 }
 
 /* The same among the entries of one service, by simpler means: nothing here is free. */
@@ -179,10 +183,10 @@ static __always_inline u64 table_victim_rank(u32 table, struct slot *slot, u64 w
 static __always_inline bool table_seek_victim(u32 table, u64 hash, u64 now, u32 service,
 					      struct seat *seat)
 {
-	u64 best = RANK_STAYS, rank, word;
 	struct slot *slot;
-	u64 place;
+	u64 place, rank, word;
 
+	WRITE_ONCE(seat->rank, RANK_STAYS);
 #pragma clang loop unroll(disable)
 	for (u64 step = 0; step < BUCKET_SLOTS; step++) {
 		place = table_place(table, hash, step);
@@ -191,13 +195,10 @@ static __always_inline bool table_seek_victim(u32 table, u64 hash, u64 now, u32 
 		if (!word_is_used(word) || table_service(table, slot) != service)
 			continue;
 		rank = table_victim_rank(table, slot, word, now);
-		if (rank >= best)
-			continue;
-		best = rank;
-		seat->place = place;
-		seat->word = word;
+		if (rank < READ_ONCE(seat->rank))
+			table_note(seat, place, word, rank);
 	}
-	return best != RANK_STAYS;
+	return READ_ONCE(seat->rank) != RANK_STAYS;
 }
 
 /*

@@ -36,7 +36,7 @@ MOST_BY_DEFAULT = 1 << 20
 # How far into a map the kernel lets a program reach.
 MOST_BYTES = 1 << 29
 # Slots of a bucket: bpf/config.h.
-BUCKET_SLOTS = 32
+BUCKET_SLOTS = 64
 # Function -> its place in the program array.
 STEPS = {
     "new_connection": "new",

@@ -99,7 +99,7 @@ def test_a_choice_by_load_is_not_misled_by_connections_that_have_ended(datapath:
     flood(datapath, tcp(client(0), f"{SHOP}:80"), range(600))
     datapath.apply(config.replace(f"[{{address: {A}}}]", f"[{{address: {A}}}, {{address: {B}}}]"))
     datapath.later(61)
-    # the bound: two rounds of the hand, at eight buckets of 32 slots a choice
+    # within the bound: two rounds of the hand, at 256 slots a choice
     choices = 2 * SLOTS // 256
     for number in range(choices):
         datapath.backend_for(tcp(client(20_000 + number), f"{SHOP}:80"))
@@ -186,6 +186,30 @@ def test_shares_are_given_back_when_entries_end(datapath: Datapath) -> None:
         ageing.sweep(datapath.balancer, {})
     assert "table_full" not in datapath.reasons()
     assert ageing.sweep(datapath.balancer, {}).drift == {}
+
+
+def words(datapath: Datapath, table: str) -> int:
+    """How many slots a search of a table goes past."""
+    rows = datapath.balancer.map(table)
+    return sum(rows.read_word(place) != 0 for place in range(SLOTS))
+
+
+def test_after_a_flood_a_sweep_frees_what_searches_would_go_past(datapath: Datapath) -> None:
+    datapath.apply(ONE.replace("rr,", "rr, persistence: 600,"))
+    real, tables = range(200), ("connections4", "persistence4")
+    for flags in ("S", "A"):
+        flood(datapath, tcp(client(0), f"{SHOP}:80", flags), real)
+    flood(datapath, tcp(client(0), f"{SHOP}:80"), range(1000, 1000 + 2 * SLOTS))
+    assert all(words(datapath, table) > CAPACITY for table in tables)
+    # the flood's time goes by, not that of clients that send now and then
+    for _ in range(2):
+        datapath.later(400)
+        flood(datapath, tcp(client(0), f"{SHOP}:80", "A"), real)
+    assert ageing.sweep(datapath.balancer, {}).drift == {}
+    # each stands near to where its search begins, as it came first
+    assert all(len(real) <= words(datapath, table) < 2 * len(real) for table in tables)
+    assert flood(datapath, tcp(client(0), f"{SHOP}:80", "A"), real) == {"redirect": 200}
+    assert len(datapath.persistence()) == len(real)
 
 
 # ------------------------------------------------------------------------------ finding and ids
