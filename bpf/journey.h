@@ -1,13 +1,6 @@
 #define DUE_CONNECTIONS 1
 #define DUE_PERSISTENCE 2
 
-/* A slot that an insert has found or taken. */
-struct seat {
-	u64 place;
-	u64 word; /* as it was */
-	u64 rank; /* how soon its entry may go */
-};
-
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;

@@ -157,6 +157,13 @@ struct slot {
 	u64 key[5]; /* of an IPv4 table: two */
 };
 
+/* A slot that an insert has found or taken. */
+struct seat {
+	u64 place;
+	u64 word; /* as it was */
+	u64 rank; /* how soon its entry may go */
+};
+
 /* One flow's backend and state: the body of a slot. */
 struct connection {
 	u64 word; /* no time in it */
