@@ -77,7 +77,7 @@
 #define BUCKET_SLOTS 64 /* as a word has bits: age.h */
 /* Locks that inserts take, each for some buckets, and how often one asks for a lock. */
 #define LOCKS 4096
-#define LOCK_ATTEMPTS 256
+#define LOCK_ATTEMPTS 64
 /*
  * How long after its end another flow may take an entry's slot: a packet that came just before the
  * end may have noted itself without a locked instruction, which takes a moment to be seen.

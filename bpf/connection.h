@@ -94,11 +94,34 @@ static __always_inline void connection_moved(struct account *account, u64 after)
 		backend_load(account->backend, active, 0);
 }
 
-/* The word would stay as it is: an established connection's packet that says nothing else. */
+/* The word would stay as it is: an established connection's packet that says nothing else, or UDP. */
 static __always_inline bool connection_is_steady(struct packet *packet, u64 word)
 {
-	return word_state(word) == STATE_ESTABLISHED &&
-	       (packet->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+	if (word_state(word) == STATE_ESTABLISHED)
+		return (packet->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+	return word_state(word) == STATE_UDP && word_flags(word) & SLOT_CONFIRMED;
+}
+
+/* There is nothing to tell the connection's persistence entry yet, or it has none. */
+static __always_inline bool connection_is_told(struct connection *connection, u64 word, u64 now)
+{
+	return !(word_flags(word) & SLOT_CONTROLLED) || (u32)now - connection->told < TELL_INTERVAL;
+}
+
+/*
+ * Notes the time of a packet that changes nothing else; false if there is more to do.  The time is
+ * a plain store: whoever has taken the slot meanwhile had a packet now, too.
+ */
+static __always_inline bool connection_keep(struct packet *packet, struct connection *connection,
+					    struct account *account, u64 now)
+{
+	u64 word = account->word;
+
+	if (!connection_is_steady(packet, word) || !connection_is_told(connection, word, now))
+		return false;
+	if (account->seen != now)
+		WRITE_ONCE(connection->seen, now);
+	return READ_ONCE(connection->word) == word;
 }
 
 /* Steps the state; leaves the word as it is then, 0 if the slot is another's by now. */
@@ -125,22 +148,18 @@ static __always_inline u64 connection_step(struct packet *packet, struct connect
 	return account->word;
 }
 
-/*
- * Notes the packet's time and steps the state; false if the slot is another's by now.  The time is
- * a plain store: whoever has taken the slot meanwhile had a packet now, too.
- */
+/* Notes the packet's time and steps the state; false if the slot is another's by now. */
 static __always_inline bool connection_refresh(struct packet *packet, struct connection *connection,
 					       struct account *account, u64 now)
 {
-	u64 after = account->word;
+	u64 after;
 
 	if (account->seen != now)
 		WRITE_ONCE(connection->seen, now);
-	if (!connection_is_steady(packet, after) || READ_ONCE(connection->word) != after)
-		after = connection_step(packet, connection, account);
+	after = connection_step(packet, connection, account);
 	if (!(word_flags(after) & SLOT_CONTROLLED))
 		return after;
-	if (after == account->word && (u32)now - connection->told < TELL_INTERVAL)
+	if (after == account->word && connection_is_told(connection, after, now))
 		return true;
 	connection_tell(packet_is_ipv6(packet), account, after, now);
 	connection->told = now;

@@ -56,7 +56,33 @@ static __always_inline bool entry_is_over(struct packet *packet, struct connecti
 	return true;
 }
 
-/* The fast path: a packet of a connection that is known. */
+/*
+ * The fast path: a packet that changes nothing of its connection but times and counters, and whose
+ * backend's next hop is known.  REASON_OK where it is any other, which the program for known
+ * connections looks at from the beginning.
+ */
+static __always_inline int entry_plain(struct hook_context *ctx, struct packet *packet,
+				       struct connection *connection, struct seat *seat, u64 now)
+{
+	struct forwarding forwarding = { .reason = REASON_FORWARDED };
+	struct account account = {};
+	struct lane *lane;
+
+	connection_read(connection, seat->word, &account);
+	if (now >= expiry_of_connection(account.seen, account.word) ||
+	    !backend_word(account.backend) || !connection_keep(packet, connection, &account, now))
+		return REASON_OK;
+	if (STOP_AFTER == STAGE_REFRESHED)
+		return REASON_NO_SERVICE;
+	lane = CPU_ROW(lanes, packet->cpu, account.backend);
+	if (!forward_is_plain(packet, lane, now))
+		return REASON_OK;
+	forwarding.backend = (u32)account.backend;
+	forwarding.service = account.service;
+	return forward_transmit(ctx, packet, lane, &forwarding);
+}
+
+/* Any packet of a connection that is known; REASON_OK where there is none. */
 static __always_inline int entry_known(struct hook_context *ctx, struct packet *packet, u64 now)
 {
 	struct forwarding forwarding = { .now = now,
@@ -69,16 +95,12 @@ static __always_inline int entry_known(struct hook_context *ctx, struct packet *
 
 	connection = connection_find(packet, &seat);
 	if (!connection)
-		return STOP_AFTER == STAGE_FOUND ? REASON_NO_SERVICE : REASON_OK;
+		return REASON_OK;
 	connection_read(connection, seat.word, &account);
-	if (STOP_AFTER == STAGE_FOUND)
-		return REASON_NO_SERVICE;
 	if (entry_is_over(packet, connection, &account, now, &reason))
 		return reason;
 	if (!connection_refresh(packet, connection, &account, now))
 		return REASON_OK;
-	if (STOP_AFTER == STAGE_REFRESHED)
-		return REASON_NO_SERVICE;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
 	forwarding.mark = account.mark;
@@ -121,6 +143,8 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 static __always_inline int entry_flow(struct hook_context *ctx, struct packet *packet)
 {
 	int reason = packet_parse(ctx, packet);
+	struct connection *connection = NULL;
+	struct seat seat = {};
 	u64 now;
 
 	if (reason)
@@ -135,19 +159,25 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 	if (STOP_AFTER == STAGE_CONCERNED)
 		return HOOK_PASS;
 	now = clock_now();
-	if (entry_is_first(packet)) {
+	if (entry_is_first(packet))
 		/* what it is about is found out while memory answers */
 		connection_fetch(packet);
-		entry_begin(packet, now, false);
-	} else {
-		reason = entry_known(ctx, packet, now);
+	else
+		connection = connection_find(packet, &seat);
+	if (STOP_AFTER == STAGE_FOUND && connection)
+		return HOOK_PASS;
+	if (connection) {
+		reason = entry_plain(ctx, packet, connection, &seat, now);
 		if (reason)
 			return exit_with(ctx, reason, packet, 0);
-		entry_begin(packet, now, true);
 	}
+	entry_begin(packet, now, !connection && !entry_is_first(packet));
 	if (STOP_AFTER == STAGE_BEGUN)
 		return HOOK_PASS;
-	programs.call(ctx, PROGRAM_NEW);
+	if (connection)
+		programs.call(ctx, PROGRAM_KNOWN);
+	else
+		programs.call(ctx, PROGRAM_NEW);
 	return exit_with(ctx, REASON_INTERNAL, packet, 0);
 }
 

@@ -32,6 +32,28 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 	return REASON_HANDED_OVER;
 }
 
+/* The next hop is known, and the driver can send the packet there. */
+static __always_inline bool forward_is_plain(struct packet *packet, struct lane *lane, u64 now)
+{
+	return packet->ttl >= LEAST_TTL && now < lane->until && lane->road != ROAD_TC &&
+	       packet->bytes <= lane->mtu;
+}
+
+/* Has the driver send the packet, and counts it. */
+static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
+					    struct lane *lane, struct forwarding *forwarding)
+{
+	/* tags of the road in do not belong on the road out */
+	if (packet->ip_offset > sizeof(struct ethhdr) &&
+	    hook_pull(ctx, packet->ip_offset - sizeof(struct ethhdr)))
+		return REASON_INTERNAL;
+	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
+		return REASON_INTERNAL;
+	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
+	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
+	return forwarding->reason;
+}
+
 /* Sends the packet to a backend; counted here, or by TC where it takes the kernel's road. */
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
@@ -55,15 +77,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		if (nexthop_is_probe_due(forwarding->backend, forwarding->now,
 					 forwarding->probe_interval))
 			return forward_hand_over(ctx, packet, forwarding);
-	/* tags of the road in do not belong on the road out */
-	if (packet->ip_offset > sizeof(struct ethhdr) &&
-	    hook_pull(ctx, packet->ip_offset - sizeof(struct ethhdr)))
-		return REASON_INTERNAL;
-	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
-		return REASON_INTERNAL;
-	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
-	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
-	return forwarding->reason;
+	return forward_transmit(ctx, packet, lane, forwarding);
 }
 
 #else
@@ -78,11 +92,16 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 	return REASON_OK;
 }
 
-/* Sends the packet to a backend by the kernel's neighbour table, which keeps it while it asks. */
-static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
-					struct forwarding *forwarding)
+/* Whatever there is to find out, the kernel is asked for each packet. */
+static __always_inline bool forward_is_plain(struct packet *packet, struct lane *lane, u64 now)
 {
-	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
+	return true;
+}
+
+/* Sends the packet to a backend by the kernel's neighbour table, which keeps it while it asks. */
+static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
+					    struct lane *lane, struct forwarding *forwarding)
+{
 	struct neighbour_parameters neighbour = {};
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	int reason;
@@ -102,6 +121,14 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 			   packet->bytes + (segments - 1) * packet->headers);
 	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
 	return forwarding->reason;
+}
+
+static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
+
+	return forward_transmit(ctx, packet, lane, forwarding);
 }
 
 #endif
