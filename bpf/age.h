@@ -11,6 +11,7 @@ static __always_inline bool age_slot(u32 table, struct slot *slot, u64 word, boo
 		return false;
 	if (!force && now < table_end(table, slot, word) + CLAIM_DELAY)
 		return false;
+	clock_let_others();
 	if (table_holds_persistence(table)) {
 		service = table_service(table, slot);
 		if (!word_change(&slot->word, word, word_make(0, STATE_DEAD, 0, word)))

@@ -14,3 +14,22 @@ static __always_inline u64 clock_now(void)
 }
 
 #endif
+
+#ifdef TEST_RACES
+
+/* Test builds wait here now and then, so that other CPUs come between. */
+static __always_inline void clock_let_others(void)
+{
+	if (bpf_get_prandom_u32() & 7)
+		return;
+	for (int i = 0; i < 16; i++)
+		bpf_ktime_get_ns();
+}
+
+#else
+
+static __always_inline void clock_let_others(void)
+{
+}
+
+#endif

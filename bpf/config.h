@@ -85,6 +85,8 @@
 #define CLAIM_DELAY 2
 /* How often an update of a word that another CPU has changed meanwhile is tried again. */
 #define WORD_ATTEMPTS 4
+/* The same of a persistence entry's counts, which all of its client's connections change. */
+#define COUNT_ATTEMPTS 8
 /* After so many inserts of a CPU it ages the bucket at its clock hand: two slots an insert. */
 #define HAND_INSERTS (BUCKET_SLOTS / 2)
 /* Entries that one packet takes out of a table at most. */

@@ -133,6 +133,7 @@ static __always_inline u64 connection_step(struct packet *packet, struct connect
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WORD_ATTEMPTS; i++) {
 		after = connection_next(packet, account->word);
+		clock_let_others();
 		if (after == account->word) {
 			if (READ_ONCE(connection->word) == after)
 				return after;
@@ -188,6 +189,7 @@ static __always_inline bool connection_remove(bool ipv6, struct connection *conn
 {
 	u64 dead = word_make(0, STATE_DEAD, 0, account->word);
 
+	clock_let_others();
 	if (!word_change(&connection->word, account->word, dead))
 		return false;
 	connection_forget(ipv6, account, now);

@@ -11,7 +11,8 @@ static __always_inline u64 counts_active(u64 counts)
 
 static __always_inline u64 counts_make(u64 generation, u64 active, u64 connections)
 {
-	return generation << COUNTS_GENERATION_SHIFT | active << COUNT_BITS | connections;
+	return generation << COUNTS_GENERATION_SHIFT | (active & COUNT_MASK) << COUNT_BITS |
+	       (connections & COUNT_MASK);
 }
 
 /* A connection lives for its state's time after its last packet. */

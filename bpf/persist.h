@@ -86,19 +86,17 @@ static __always_inline void persist_extend(struct persistence *entry, bool lasti
 static __always_inline bool persist_count(struct persistence *entry, u64 reference, s64 connections,
 					  s64 active)
 {
-	s64 lasting, all;
 	u64 counts, after;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < WORD_ATTEMPTS; i++) {
+	for (int i = 0; i < COUNT_ATTEMPTS; i++) {
 		counts = READ_ONCE(entry->counts);
 		if (counts >> COUNTS_GENERATION_SHIFT != reference >> 32)
 			return false;
-		lasting = counts_active(counts) + active;
-		all = (counts & COUNT_MASK) + connections;
-		/* below 0: what is taken away was never told; no branch, as it is in loops */
-		after = counts_make(counts >> COUNTS_GENERATION_SHIFT, lasting & ~(lasting >> 63),
-				    all & ~(all >> 63));
+		/* below 0 for a moment, where what is taken away is told only then */
+		after = counts_make(counts >> COUNTS_GENERATION_SHIFT,
+				    counts_active(counts) + active, counts + connections);
+		clock_let_others();
 		if (after == counts || word_change(&entry->counts, counts, after))
 			return true;
 	}
@@ -135,6 +133,7 @@ static __always_inline bool persist_use(struct journey *journey, struct persiste
 	u64 fresh = persist_renewed(entry, seat->word, journey->now);
 
 	barrier();
+	clock_let_others();
 	if (fresh == seat->word) {
 		if (READ_ONCE(entry->word) != fresh)
 			return false;

@@ -212,6 +212,7 @@ static __always_inline struct slot *table_claim(u32 table, struct seat *seat)
 	struct slot *slot = table_slot(table, seat->place);
 	u64 busy = word_make(0, STATE_BUSY, 0, seat->word + WORD_GENERATION);
 
+	clock_let_others();
 	if (!word_is_used(seat->word))
 		WRITE_ONCE(slot->word, busy);
 	else if (!word_change(&slot->word, seat->word, busy))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,30 +32,40 @@ DRAW = random.Random(16)
 KEYS = {f"HASH_KEY_{n}": f"{DRAW.getrandbits(64)}ULL" for n in range(loading.HASH_KEYS)}
 
 
-@pytest.fixture(scope="session")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    """The programs compiled, loaded and attached once."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+@contextlib.contextmanager
+def running(
+    name: str, text: str, cache: Path, defines: Mapping[str, object] | None = None
+) -> Iterator[Datapath]:
+    """The programs compiled, loaded and attached in a namespace of this name, where it goes on."""
     network.leave_private_mounts()
-    build_namespace()
-    with inside(NAMESPACE):
+    build_namespace(name)
+    with inside(name):
         where = controller.here()
-        cache = tmp_path_factory.mktemp("cache")
         try:
             with Network() as net:
-                small = config.load(WHOLE)[0]
                 for sysctl in controller.SYSCTLS:
                     network.set_sysctl(sysctl, "1")
-                build = Build(defines={"TEST_CLOCK": 1, **KEYS}, cache=Path(cache))
-                attaching.attach(where, net, ("lb0", "lb1"), small, "native", build=build)
+                build = Build(defines={"TEST_CLOCK": 1, **KEYS, **(defines or {})}, cache=cache)
+                loaded = config.load(text)[0]
+                attaching.attach(where, net, ("lb0", "lb1"), loaded, "native", build=build)
                 with Balancer.open(where) as balancer:
                     yield Datapath(balancer, net)
                 attaching.detach_all(where, net)
         finally:
             loading.remove_pins(where.pins)
             shutil.rmtree(where.files, ignore_errors=True)
-            remove_namespace()
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+            remove_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
+    """The programs compiled, loaded and attached once, and run on one CPU."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    try:
+        with running(NAMESPACE, WHOLE, tmp_path_factory.mktemp("cache")) as made:
+            yield made
+    finally:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 @pytest.fixture

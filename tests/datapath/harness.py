@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import struct
 import subprocess
@@ -31,39 +32,40 @@ TC_ACTIONS = {-1: "pass", 2: "drop", 7: "redirect"}
 UNREACHABLE_METRIC = "4278198272"
 
 
-def ip(*arguments: str) -> None:
-    """Runs `ip` inside the test's namespace."""
-    subprocess.run(["ip", "-n", NAMESPACE, *arguments], check=True, capture_output=True, text=True)
+def ip(*arguments: str, namespace: str = NAMESPACE) -> None:
+    """Runs `ip` inside the tests' namespace."""
+    subprocess.run(["ip", "-n", namespace, *arguments], check=True, capture_output=True, text=True)
 
 
-def build_namespace() -> None:
+def build_namespace(name: str = NAMESPACE) -> None:
     """A namespace with a client side lb0, a backend side lb1, addresses and fixed neighbours."""
-    remove_namespace()
-    subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
-    ip("link", "set", "lo", "up")
+    run = functools.partial(ip, namespace=name)
+    remove_namespace(name)
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    run("link", "set", "lo", "up")
     for name in ("lb0", "lb1"):
-        ip("link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+        run("link", "add", name, "type", "veth", "peer", "name", f"{name}p")
         # a peer with an IPv6 address would ask for routers, and its packets would be counted
-        ip("link", "set", f"{name}p", "addrgenmode", "none")
-        ip("link", "set", name, "up")
-        ip("link", "set", f"{name}p", "up")
-    ip("addr", "add", "172.31.0.1/24", "dev", "lb0")
-    ip("addr", "add", "10.0.0.1/24", "dev", "lb1")
-    ip("addr", "add", "2001:db8:0:1::1/64", "dev", "lb0", "nodad")
-    ip("addr", "add", "2001:db8:0:2::1/64", "dev", "lb1", "nodad")
+        run("link", "set", f"{name}p", "addrgenmode", "none")
+        run("link", "set", name, "up")
+        run("link", "set", f"{name}p", "up")
+    run("addr", "add", "172.31.0.1/24", "dev", "lb0")
+    run("addr", "add", "10.0.0.1/24", "dev", "lb1")
+    run("addr", "add", "2001:db8:0:1::1/64", "dev", "lb0", "nodad")
+    run("addr", "add", "2001:db8:0:2::1/64", "dev", "lb1", "nodad")
     for vip in VIPS:
-        ip("addr", "add", vip, "dev", "lb0", *(["nodad"] if ":" in vip else []))
+        run("addr", "add", vip, "dev", "lb0", *(["nodad"] if ":" in vip else []))
     # what README recommends: without any route the FIB cannot tell "not here" from "here"
-    ip("route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
-    ip("-6", "route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
+    run("route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
+    run("-6", "route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
     for device, neighbours in (("lb1", BACKENDS), ("lb0", NEAR)):
         for address, mac in neighbours.items():
-            ip("neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
+            run("neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
 
 
-def remove_namespace() -> None:
+def remove_namespace(name: str = NAMESPACE) -> None:
     """Removes the namespace, also one that an interrupted run left."""
-    subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 @contextlib.contextmanager
