@@ -45,13 +45,16 @@ static __always_inline u64 table_place(u32 table, u64 hash, u64 step)
 	return (first & ~((u64)BUCKET_SLOTS - 1)) | ((first + step) & (BUCKET_SLOTS - 1));
 }
 
+/* One branch for all words: the verifier would follow each in every slot of a bucket. */
 static __always_inline bool table_has_key(u32 table, struct slot *slot, const u64 *key)
 {
-	if (slot->key[0] != key[0] || slot->key[1] != key[1])
-		return false;
-	if (!table_is_ipv6(table))
-		return true;
-	return slot->key[2] == key[2] && slot->key[3] == key[3] && slot->key[4] == key[4];
+	u64 differs = (slot->key[0] ^ key[0]) | (slot->key[1] ^ key[1]);
+
+	if (table_is_ipv6(table))
+		differs |= (slot->key[2] ^ key[2]) | (slot->key[3] ^ key[3]) |
+			   (slot->key[4] ^ key[4]);
+	asm volatile("" : "+r"(differs));
+	return !differs;
 }
 
 /* The slot that holds the key, with its place and its word as it was before the key was read. */

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from lvsxdp.errors import ConflictError
-from lvsxdp.model import Backend, Config, Expiry, Persistence, Service
+from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
+from lvsxdp.model import (
+    Backend,
+    Config,
+    Expiry,
+    MarkRule,
+    Persistence,
+    Scheduler,
+    SchedulerFlag,
+    Service,
+)
+from lvsxdp.scalars import full_netmask, parse_netmask
 
 
 def describe(old: Config, new: Config) -> list[str]:
@@ -76,6 +86,81 @@ def _difference(old: Backend, new: Backend) -> str:
         if before != after:
             parts.append(f"{field.name} {before} becomes {after}")
     return ", ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Edits:
+    """What a command line says of a service; None and the empty tuple leave it as it is."""
+
+    name: str | None = None
+    scheduler: Scheduler | None = None
+    flags: tuple[SchedulerFlag, ...] = ()
+    timeout: int | None = None  # seconds of persistence; 0 ends it
+    netmask: str | None = None
+    expiry: Expiry | None = None
+
+
+def edit_service(service: Service, edits: Edits) -> Service:
+    """The service with what is edited; another scheduler has no flags but those given with it."""
+    scheduler = edits.scheduler or service.scheduler
+    kept = service.flags if scheduler is service.scheduler else ()
+    return dataclasses.replace(
+        service,
+        name=edits.name or service.name,
+        scheduler=scheduler,
+        flags=edits.flags or kept,
+        persistence=_edit_persistence(service, edits),
+    )
+
+
+def _edit_persistence(service: Service, edits: Edits) -> Persistence | None:
+    kept = None if edits.timeout == 0 else service.persistence
+    if edits.timeout:
+        before = kept or Persistence(0, full_netmask(service.family))
+        kept = dataclasses.replace(before, timeout=edits.timeout)
+    if kept is None:
+        if edits.netmask is not None or edits.expiry is not None:
+            raise ConfigError(
+                f"netmask and expiry are persistence's, and service {service} has none: "
+                "give the seconds of persistence, too"
+            )
+        return None
+    if edits.netmask is not None:
+        kept = dataclasses.replace(kept, netmask=parse_netmask(edits.netmask, service.family))
+    return dataclasses.replace(kept, expiry=edits.expiry or kept.expiry)
+
+
+def add_service(config: Config, service: Service) -> Config:
+    """The configuration with one service more, the last of its file."""
+    if any(s.key == service.key for s in config.services):
+        raise ConflictError(f"there is a service {service.key} already (service edit)")
+    return dataclasses.replace(config, services=(*config.services, service))
+
+
+def remove_service(config: Config, service: Service) -> Config:
+    """The configuration without one service."""
+    services = tuple(s for s in config.services if s.key != service.key)
+    return dataclasses.replace(config, services=services)
+
+
+def add_rule(config: Config, rule: MarkRule, before: int | None = None) -> Config:
+    """The configuration with one mark rule more: the last, or before the one of that number."""
+    place = len(config.marks) if before is None else _rule_place(config, before)
+    marks = (*config.marks[:place], rule, *config.marks[place:])
+    return dataclasses.replace(config, marks=marks)
+
+
+def remove_rules(config: Config, numbers: Iterable[int]) -> Config:
+    """The configuration without the mark rules of these numbers, counted from 1."""
+    gone = {_rule_place(config, number) for number in numbers}
+    marks = tuple(rule for place, rule in enumerate(config.marks) if place not in gone)
+    return dataclasses.replace(config, marks=marks)
+
+
+def _rule_place(config: Config, number: int) -> int:
+    if not 1 <= number <= len(config.marks):
+        raise NotFoundError(f"no mark rule {number}; there are {len(config.marks)} (mark list)")
+    return number - 1
 
 
 def replace_service(config: Config, service: Service) -> Config:

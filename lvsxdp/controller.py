@@ -107,10 +107,13 @@ class Balancer:
 
     # ------------------------------------------------------------------------------ changes
 
-    def apply(self, new: Config, net: Network, *, first: bool = False) -> list[Write]:
+    def apply(
+        self, new: Config, net: Network, *, first: bool = False, by_hand: bool = False
+    ) -> list[Write]:
         """Brings the maps to `new` and puts it on record; what was written.
 
-        Compiles first what `new` uses and the programs were compiled without.
+        Compiles first what `new` uses and the programs were compiled without.  What is changed
+        `by_hand` is told by the next apply of a file.
         """
         self.refresh_network(net)
         host = Host(
@@ -123,7 +126,8 @@ class Balancer:
         )
         for write in writes:
             self._perform(write)
-        self.state.config = new
+        applied = (self.state.applied or self.state.config) if by_hand else new
+        self.state.config, self.state.applied = new, None if applied == new else applied
         self.write_routes(net)
         state.write(self.where, self.state)
         return writes

@@ -93,6 +93,16 @@ def parse_timeout(text: str) -> int:
     return parse_whole(text, "a timeout in whole seconds", 1, MAX_PERSISTENCE)
 
 
+def parse_timeout_or_none(text: str) -> int:
+    """The seconds of persistence as a command line has them: 0 for `none`."""
+    return 0 if text == "none" else parse_timeout(text)
+
+
+def parse_network_or_any(text: str) -> Network | None:
+    """A network as a command line has it: None for `any`."""
+    return None if text == "any" else parse_network(text)
+
+
 def parse_rule_mark(text: str) -> int:
     """The mark that a rule gives; 0 ends classification."""
     return parse_whole(text, "a mark", 0, MAX_MARK)

@@ -37,12 +37,16 @@ class Attachment:
 
 @dataclasses.dataclass(slots=True)
 class State:
-    """All that a later command needs; `described` is what the compiler said of the maps."""
+    """All that a later command needs; `described` is what the compiler said of the maps.
+
+    `applied` is the configuration that was last applied from a file, None where that is `config`.
+    """
 
     config: Config
     book: Book
     attachments: list[Attachment]
     described: dict[str, Any]
+    applied: Config | None = None
 
     @property
     def schema(self) -> Schema:
@@ -122,6 +126,7 @@ def _state_from(plain: dict[str, Any]) -> State:
         book=_book_from(plain["book"]),
         attachments=[Attachment(**attached) for attached in plain["attachments"]],
         described=plain["described"],
+        applied=snapshot.from_plain(plain["applied"]) if plain.get("applied") else None,
     )
 
 
@@ -134,6 +139,7 @@ def write(where: Folders, state: State) -> None:
         "book": _book_to(state.book),
         "attachments": [dataclasses.asdict(attached) for attached in state.attachments],
         "described": state.described,
+        "applied": snapshot.to_plain(state.applied) if state.applied else None,
     }
     temporary = where.state_file.with_suffix(".new")
     with temporary.open("w") as file:

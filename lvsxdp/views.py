@@ -59,11 +59,13 @@ def _reference(balancer: Balancer, service: Service, backend: Backend) -> int:
 
 def services(balancer: Balancer) -> list[Row]:
     """Every service with its counters."""
-    rows = []
-    for service in balancer.state.config.services:
-        place = balancer.state.book.services[str(service.key)]
-        rows.append(show.service_row(service, balancer.total("service_counters", place.id)))
-    return rows
+    return [service(balancer, found) for found in balancer.state.config.services]
+
+
+def service(balancer: Balancer, found: Service) -> Row:
+    """One service with its counters."""
+    place = balancer.state.book.services[str(found.key)]
+    return show.service_row(found, balancer.total("service_counters", place.id))
 
 
 def backends(balancer: Balancer, net: Network, only: Service | None = None) -> list[Row]:

@@ -10,17 +10,20 @@ import pytest
 from hypothesis import given, settings
 
 from lvsxdp import changes
-from lvsxdp.errors import ConflictError
+from lvsxdp.changes import Edits
+from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
     Backend,
     Capacity,
     Config,
+    Expiry,
     Family,
     Features,
     MarkKey,
     MarkRule,
     Persistence,
     Scheduler,
+    SchedulerFlag,
     Service,
     Settings,
 )
@@ -137,3 +140,82 @@ def test_what_runs_keeps_its_drains_until_they_are_ended() -> None:
     drained = of(dataclasses.replace(SHOP, backends=(dataclasses.replace(A, draining=True), B)))
     assert changes.follow(drained, of(SHOP)) == drained
     assert changes.follow(drained, of(SHOP), undrain=True) == of(SHOP)
+
+
+# ---- services and rules edited ----
+
+PORT = (SchedulerFlag.SH_PORT,)
+EDITS = {
+    "a name": (Edits(name="mall"), {"name": "mall"}),
+    "a scheduler and its flags": (
+        Edits(scheduler=Scheduler.SH, flags=PORT),
+        {"scheduler": Scheduler.SH, "flags": PORT},
+    ),
+    "persistence, of one address a client": (
+        Edits(timeout=60),
+        {"persistence": Persistence(60, ip("255.255.255.255"))},
+    ),
+    "persistence in every respect": (
+        Edits(timeout=60, netmask="24", expiry=Expiry.STRICT),
+        {"persistence": Persistence(60, ip("255.255.255.0"), Expiry.STRICT)},
+    ),
+    "nothing": (Edits(), {}),
+}
+
+
+@pytest.mark.parametrize(("edits", "fields"), EDITS.values(), ids=EDITS)
+def test_a_service_gets_what_is_edited(edits: Edits, fields: dict[str, Any]) -> None:
+    assert changes.edit_service(SHOP, edits) == dataclasses.replace(SHOP, **fields)
+
+
+def test_what_is_not_edited_of_persistence_stays() -> None:
+    kept = dataclasses.replace(SHOP, persistence=KEPT)
+    longer = changes.edit_service(kept, Edits(timeout=90))
+    assert longer.persistence == dataclasses.replace(KEPT, timeout=90)
+    wider = changes.edit_service(kept, Edits(netmask="16"))
+    assert wider.persistence == dataclasses.replace(KEPT, netmask=ip("255.255.0.0"))
+    assert changes.edit_service(kept, Edits(timeout=0)) == SHOP
+
+
+@pytest.mark.parametrize("edits", [Edits(netmask="24"), Edits(timeout=0, expiry=Expiry.STRICT)])
+def test_a_netmask_without_persistence_is_refused(edits: Edits) -> None:
+    with pytest.raises(ConfigError, match="service shop has none: give the seconds"):
+        changes.edit_service(SHOP, edits)
+
+
+def test_the_flags_of_a_scheduler_go_with_it() -> None:
+    hashed = changes.edit_service(SHOP, Edits(scheduler=Scheduler.SH, flags=PORT))
+    assert changes.edit_service(hashed, Edits(scheduler=Scheduler.SH)).flags == PORT
+    assert changes.edit_service(hashed, Edits(scheduler=Scheduler.RR)).flags == ()
+
+
+def test_a_service_is_added_once_and_removed() -> None:
+    both = changes.add_service(of(SHOP), OTHER)
+    assert both == of(SHOP, OTHER)
+    with pytest.raises(ConflictError, match="there is a service mark6:2 already"):
+        changes.add_service(both, OTHER)
+    assert changes.remove_service(both, SHOP) == of(OTHER)
+
+
+RULES = tuple(MarkRule(mark) for mark in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("before", "marks"), [(None, [1, 2, 3, 9]), (1, [9, 1, 2, 3]), (3, [1, 2, 9, 3])]
+)
+def test_a_rule_is_added_last_or_before_another(before: int | None, marks: list[int]) -> None:
+    found = changes.add_rule(of(marks=RULES), MarkRule(9), before)
+    assert [rule.mark for rule in found.marks] == marks
+
+
+def test_rules_are_removed_by_the_numbers_that_they_have_now() -> None:
+    found = changes.remove_rules(of(marks=RULES), (1, 3))
+    assert [rule.mark for rule in found.marks] == [2]
+
+
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_a_rule_that_is_not_there_is_not_found(number: int) -> None:
+    with pytest.raises(NotFoundError, match=f"no mark rule {number}; there are 3"):
+        changes.remove_rules(of(marks=RULES), (number,))
+    with pytest.raises(NotFoundError, match=f"no mark rule {number}; there are 3"):
+        changes.add_rule(of(marks=RULES), MarkRule(9), number)

@@ -28,12 +28,10 @@ ACTING = {
     "swapping",
     "ageing",
     "views",
-    "cli",
+    *("cli", "command", "entry_commands", "service_commands"),
 }
-HOMES = {
-    **{"bcc": "compiler", "pyroute2": "network", "numpy": "entries"},
-    **{"click": "cli", "yaml": "document"},
-}
+COMMANDS = {"cli", "command", "entry_commands", "service_commands"}
+HOMES = {"bcc": "compiler", "pyroute2": "network", "numpy": "entries", "yaml": "document"}
 
 
 def modules_of(node: ast.AST) -> set[str]:
@@ -80,6 +78,10 @@ def own(names: set[str]) -> set[str]:
 @pytest.mark.parametrize(("library", "home"), HOMES.items())
 def test_a_library_is_imported_by_one_module(library: str, home: str) -> None:
     assert {name for name, tree in TREES.items() if library in outer(imports(tree))} == {home}
+
+
+def test_only_the_commands_know_the_command_line() -> None:
+    assert {name for name, tree in TREES.items() if "click" in outer(imports(tree))} == COMMANDS
 
 
 @pytest.mark.parametrize("library", ["bcc", "pyroute2", "numpy"])

@@ -1,0 +1,152 @@
+"""What all commands share: errors and exit codes, the lock, the running balancer, output."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from lvsxdp.errors import LvsxdpError
+from lvsxdp.model import Config, Service
+
+EXITS = (
+    "\n\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage, "
+    "3 not found, 4 conflict, 5 kernel."
+)
+
+
+class Command(click.Command):
+    """A command whose errors end the program with their exit code and no traceback."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Adds the exit codes to the help text."""
+        kwargs["help"] = inspect.cleandoc(kwargs.get("help") or "") + EXITS
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except LvsxdpError as err:
+            click.echo(f"lvsxdp: {err}", err=True)
+            ctx.exit(err.exit_code)
+        except PermissionError as err:
+            click.echo(f"lvsxdp: {err} (are you root?)", err=True)
+            ctx.exit(1)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+Group.group_class = Group
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What stands before the command."""
+
+    netns: str | None
+    wait: float
+
+
+pass_options = click.make_pass_decorator(Options)
+as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
+
+
+def parsed(parser: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback that has one of scalars' parsers read an option: each value of a multiple one."""
+
+    def callback(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        from lvsxdp import scalars
+
+        parse = getattr(scalars, parser)
+        try:
+            if isinstance(value, tuple):
+                return tuple(parse(one) for one in value)
+            return None if value is None else parse(value)
+        except LvsxdpError as err:
+            raise click.BadParameter(str(err)) from err
+
+    return callback
+
+
+@contextlib.contextmanager
+def session(options: Options) -> Iterator[tuple[Any, Any]]:
+    """The folders and the network of the namespace that the command is for, under its lock."""
+    from lvsxdp import controller, network, state
+
+    # a command that is told to end undoes what it has half done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    network.leave_private_mounts()
+    if options.netns:
+        network.enter_namespace(options.netns)
+    where = controller.here()
+    with state.locked(where, options.wait), network.Network() as net:
+        yield where, net
+
+
+@contextlib.contextmanager
+def opened(options: Options) -> Iterator[tuple[Any, Any]]:
+    """The running balancer and its network."""
+    from lvsxdp.controller import Balancer
+
+    with session(options) as (where, net), Balancer.open(where, say) as balancer:
+        yield balancer, net
+
+
+def say(text: str) -> None:
+    """Tells the user something beside the output: on standard error."""
+    click.echo(text, err=True)
+
+
+def print_rows(rows: Iterator[Any] | list[Any], columns: tuple[str, ...], json: bool) -> None:
+    """Prints rows as a table of these columns, or all of them as JSON."""
+    from lvsxdp import show
+
+    found = list(rows)
+    click.echo(show.as_json(found) if json else show.as_table(found, columns))
+
+
+def print_entries(rows: Iterator[Any], columns: tuple[str, ...], json: bool) -> None:
+    """Prints entries of a table, of which there may be a million, as print_rows does."""
+    from lvsxdp import entries, show
+
+    if not json:
+        click.echo(show.as_table([entries.as_row(columns, row) for row in rows], columns))
+        return
+    for line in entries.as_json(columns, rows):
+        sys.stdout.write(line)
+
+
+def service_named(balancer: Any, text: str) -> tuple[Service, int]:
+    """A service of the running configuration by key or name, with its id."""
+    from lvsxdp import names
+
+    found = names.find_service(balancer.state.config, text)
+    return found, balancer.state.book.services[str(found.key)].id
+
+
+def change(options: Options, edit: Callable[[Config], Config]) -> None:
+    """Applies a change of the running configuration, made by hand."""
+    with opened(options) as (balancer, net):
+        put(balancer, net, edit(balancer.state.config))
+
+
+def put(balancer: Any, net: Any, wanted: Config) -> None:
+    """Applies a configuration that an edit made; what is legal and probably not meant is told."""
+    from lvsxdp import checks
+
+    before = checks.check(balancer.state.config)
+    for warning in checks.check(wanted):
+        if warning not in before:
+            say(f"warning: {warning}")
+    balancer.apply(wanted, net, by_hand=True)
