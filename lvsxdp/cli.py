@@ -57,6 +57,17 @@ def check(config: Path) -> None:
 
 
 @main.command()
+def schema() -> None:
+    """Print the JSON Schema of configuration files, which editors go by.
+
+    Example: lvsxdp schema > lvsxdp.schema.json
+    """
+    from lvsxdp import config, json_schema, show
+
+    click.echo(show.as_json(json_schema.json_schema(config.MAX_CAPACITY)))
+
+
+@main.command()
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Apply this file.")
 @click.option(

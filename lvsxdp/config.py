@@ -72,7 +72,7 @@ _SERVICE_KEYS = (
 )  # fmt: skip
 _BACKEND_KEYS = ("address", "port", "weight", "forward", "draining")
 _PERSISTENCE_KEYS = ("timeout", "netmask", "expiry")
-_MAX_CAPACITY = {
+MAX_CAPACITY = {
     "connections": 2**21,
     "persistence": 2**21,
     "services": 2**16,
@@ -130,7 +130,7 @@ def _parse_reuse_mode(text: str) -> int:
 
 def _read_capacity(item: Item | None) -> Capacity:
     default = Capacity()
-    fields = item and fields_of(item, tuple(_MAX_CAPACITY))
+    fields = item and fields_of(item, tuple(MAX_CAPACITY))
     if not fields:
         return default
 
@@ -141,7 +141,7 @@ def _read_capacity(item: Item | None) -> Capacity:
         otherwise: int = getattr(default, key)
         return value_of(fields, key, parse, otherwise, NUMBER)
 
-    return Capacity(**{key: read(key, limit) for key, limit in _MAX_CAPACITY.items()})
+    return Capacity(**{key: read(key, limit) for key, limit in MAX_CAPACITY.items()})
 
 
 # One condition of a mark rule: its key in the file for one value and for several, its field.
