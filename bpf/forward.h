@@ -123,6 +123,7 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 	return forwarding->reason;
 }
 
+/* Sends the packet to a backend. */
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {

@@ -215,6 +215,13 @@ def _named(numbers: Any, name: Callable[[int], Name]) -> Iterator[Name]:
         yield known[number]
 
 
+def _connections(counts: Any) -> Any:
+    """How many connections entries count; a count that is below 0 for a moment is none."""
+    found = counts & COUNT_MASK
+    found[found > COUNT_MASK // 2] = 0
+    return found
+
+
 def connections(
     schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
 ) -> Iterator[Row]:
@@ -251,7 +258,7 @@ def persistence(
             (address + suffix for address, suffix in clients),
             _named(part["backend"], names.backend),
             (left / schema.hz).round(1).tolist(),
-            (part["counts"] & COUNT_MASK).tolist(),
+            _connections(part["counts"]).tolist(),
             strict=True,
         )
 

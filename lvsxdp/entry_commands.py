@@ -87,7 +87,9 @@ def connection_list(
 def connection_delete(
     options: Options, service_name: str | None, client: Network | None, backend_name: str | None
 ) -> None:
-    """Delete the connections to which every option given applies; their next packets are new.
+    """Delete the connections to which every option given applies; persistence entries stay.
+
+    A packet of a TCP connection that is deleted opens nothing and goes up to this host.
 
     Example: lvsxdp connection delete --service mark:1 --client 198.51.100.7
     """

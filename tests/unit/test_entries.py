@@ -335,10 +335,15 @@ def test_an_ipv6_entry_is_a_row() -> None:
 
 
 def test_an_entrys_counts_stand_in_one_word() -> None:
-    most = 2**24 - 1
+    most = 2**23 - 1
     slot = entry_of(counts=0xFFFF << 48 | most << 24 | most, active_until=NOW)
     assert persistence(slot) == [ENTRY | {"connections": most}]
     assert persistence(entry_of(active=5)) == [ENTRY]
+
+
+def test_a_count_below_0_is_shown_as_none() -> None:
+    slot = entry_of(counts=7 << 48 | 2**24 - 1)
+    assert persistence(slot) == [ENTRY | {"connections": 0}]
 
 
 def test_an_entry_of_a_service_that_was_removed_has_no_name_and_no_mask() -> None:
