@@ -114,12 +114,19 @@ def connection_flush(options: Options, service_name: str | None) -> None:
     Example: lvsxdp connection flush mark:1
     """
     from lvsxdp import views
+
+    click.echo(f"{_flush(options, service_name, views.CONNECTIONS)} connections deleted")
+
+
+def _flush(options: Options, service_name: str | None, tables: tuple[str, ...]) -> int:
+    """Removes the entries of one service, or of all, from these tables; how many."""
+    from lvsxdp import views
     from lvsxdp.entries import Wanted
 
     with opened(options) as (balancer, _):
         identity = service_named(balancer, service_name)[1] if service_name else None
-        places = views.places(balancer, views.CONNECTIONS, Wanted(service=identity))
-        click.echo(f"{balancer.reap(places, force=True)} connections deleted")
+        places = views.places(balancer, tables, Wanted(service=identity))
+        return int(balancer.reap(places, force=True))
 
 
 @persistence.command("list")
@@ -191,9 +198,5 @@ def persistence_flush(options: Options, service_name: str | None) -> None:
     Example: lvsxdp persistence flush mark:1
     """
     from lvsxdp import views
-    from lvsxdp.entries import Wanted
 
-    with opened(options) as (balancer, _):
-        identity = service_named(balancer, service_name)[1] if service_name else None
-        places = views.places(balancer, views.PERSISTENCE, Wanted(service=identity))
-        click.echo(f"{balancer.reap(places, force=True)} entries deleted")
+    click.echo(f"{_flush(options, service_name, views.PERSISTENCE)} entries deleted")

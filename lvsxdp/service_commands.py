@@ -178,8 +178,7 @@ def service_delete(options: Options, service_name: str, now: bool) -> None:
 
     with opened(options) as (balancer, net):
         found, _ = service_named(balancer, service_name)
-        used = [views.stranded(balancer, found, backend) for backend in found.backends]
-        live, kept = sum(n for n, _ in used), sum(n for _, n in used)
+        live, kept = views.stranded(balancer, found, found.backends)
         if (live or kept) and not now:
             raise ConflictError(
                 f"service {found} has {live} open connections and {kept} persistent clients: "
@@ -366,7 +365,7 @@ def backend_delete(options: Options, service_name: str, name: str, now: bool) ->
     with opened(options) as (balancer, net):
         found, _ = service_named(balancer, service_name)
         gone = names.find_backend(found, name)
-        live, kept = views.stranded(balancer, found, gone)
+        live, kept = views.stranded(balancer, found, [gone])
         if (live or kept) and not now:
             raise ConflictError(
                 f"{gone} has {live} open connections and {kept} persistent clients of service "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lvsxdp import entries, model, names, network, show
 from lvsxdp.controller import Balancer
@@ -211,18 +211,18 @@ def _table_row(balancer: Balancer, name: str) -> Row:
     }
 
 
-def stranded(balancer: Balancer, service: Service, backend: Backend) -> tuple[int, int]:
-    """Open connections and persistent clients that would lose this backend if it went now.
+def stranded(balancer: Balancer, service: Service, backends: Iterable[Backend]) -> tuple[int, int]:
+    """Open connections and persistent clients that would lose these backends if they went now.
 
     Connections whose client has closed are not counted, nor entries that a drain has ended.
     """
-    mine = Wanted(backends=frozenset([_reference(balancer, service, backend)]))
+    going = {_reference(balancer, service, backend): backend for backend in backends}
+    keeping = (reference for reference, backend in going.items() if not backend.draining)
     state = entries.CONNECTION.index("state")
     open_states = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK", "UDP")
-    live = sum(row[state] in open_states for row in connections(balancer, mine))
-    if backend.draining:
-        return live, 0
-    return live, sum(1 for _ in persistence(balancer, mine))
+    rows = connections(balancer, Wanted(backends=frozenset(going)))
+    kept = persistence(balancer, Wanted(backends=frozenset(keeping)))
+    return sum(row[state] in open_states for row in rows), sum(1 for _ in kept)
 
 
 def places(
