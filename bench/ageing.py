@@ -61,7 +61,7 @@ def measure(subject: Rig, rounds: int) -> list[record.Result]:
     balancer = subject.balancer
     network.enter_namespace(subject.namespace)
     work: dict[str, Callable[[], object]] = {
-        "sweep": lambda: ageing.sweep(balancer, {}),
+        "sweep": lambda: ageing.sweep(balancer),
         "connection_list": lambda: listed(views.connections(balancer), entries.CONNECTION),
         "persistence_list": lambda: listed(views.persistence(balancer), entries.PERSISTENCE),
     }

@@ -26,6 +26,7 @@
 #include "persist.h"
 #include "connection.h"
 #include "age.h"
+#include "sweep.h"
 
 /* Answers with both clocks, read together. */
 int read_clock(struct xdp_md *ctx)
@@ -65,64 +66,6 @@ int reap(struct xdp_md *ctx)
 	else
 		reap_slot(TABLE_PERSISTENCE6, item, now);
 	return XDP_PASS;
-}
-
-/* Counts an entry for its service. */
-static __always_inline void sweep_share(u32 table, u32 service)
-{
-	(*share_count(ROW(share_recounts, service), table))++;
-}
-
-/* Lets the filter's next half pass what the connection is about. */
-static __always_inline void sweep_concern(u32 table, struct slot *slot)
-{
-	u64 sum = table_is_ipv6(table) ? hash_virtual6(slot->key) + hash_target(slot->key[4]) :
-					 hash_virtual4(slot->key[0]) + hash_target(slot->key[1]);
-
-	*ROW(filter, FILTER_WORDS + (sum >> (64 - FILTER_BITS + 6))) |=
-		1ULL << (sum >> (64 - FILTER_BITS) & 63);
-}
-
-/* Counts a connection for the backend that it goes to. */
-static __always_inline void sweep_count(struct connection *connection, u64 word)
-{
-	u64 reference = connection->backend;
-	struct load *load = ROW(recounts, reference);
-
-	if (!backend_word(reference))
-		return;
-	load->total++;
-	load->active += state_is_active(word_state(word));
-}
-
-static __always_inline void sweep_table(u32 table, struct sweep_item *item, u64 now)
-{
-	u32 first = item->place, evict = item->evict;
-	struct slot *slot;
-	u64 word;
-
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < SWEEP_STEP; i++) {
-		slot = table_slot(table, first + i);
-		word = READ_ONCE(slot->word);
-		if (!word_is_used(word))
-			continue;
-		if (evict && evict != table_service(table, slot) + 1)
-			continue;
-		if (age_slot(table, slot, word, evict, now)) {
-			item->removed++;
-			continue;
-		}
-		sweep_share(table, table_service(table, slot));
-		if (table_holds_persistence(table))
-			continue;
-		sweep_count((struct connection *)slot, word);
-		sweep_concern(table, slot);
-	}
-	/* at the end of a bucket */
-	if (!((first + SWEEP_STEP) & (BUCKET_SLOTS - 1)))
-		age_tidy(table, first & (table_slots(table) - 1), true);
-	item->place = first + SWEEP_STEP;
 }
 
 /* One step of a sweep over a table: the packet says where it stands. */

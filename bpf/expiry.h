@@ -1,12 +1,35 @@
 /* Until when an entry lives, computed from itself alone. */
 
+/*
+ * The counts of a persistence entry, with its generation, so that nothing meant for a former entry
+ * of the slot changes them.
+ *
+ *   bits  0 to 23  connections
+ *        24 to 47  those of them in a lasting state
+ *        48        watched: a sweep found them wrong, and they have not changed since
+ *        49 to 63  generation
+ */
 #define COUNT_BITS 24
 #define COUNT_MASK ((1ULL << COUNT_BITS) - 1)
-#define COUNTS_GENERATION_SHIFT 48
+#define COUNTS_WATCHED (1ULL << 48)
+#define COUNTS_MASK (COUNTS_WATCHED - 1)
+#define COUNTS_GENERATION_SHIFT 49
+#define COUNTS_GENERATIONS (1ULL << (64 - COUNTS_GENERATION_SHIFT))
+
+static __always_inline u64 counts_generation(u64 counts)
+{
+	return counts >> COUNTS_GENERATION_SHIFT;
+}
 
 static __always_inline u64 counts_active(u64 counts)
 {
 	return counts >> COUNT_BITS & COUNT_MASK;
+}
+
+/* A count that may be below 0 for a moment. */
+static __always_inline s64 counts_signed(u64 counts)
+{
+	return (s64)(counts << (64 - COUNT_BITS)) >> (64 - COUNT_BITS);
 }
 
 static __always_inline u64 counts_make(u64 generation, u64 active, u64 connections)

@@ -91,6 +91,12 @@ FLAT_TABLE("array", u32, struct share, share_recounts, SERVICE_CAPACITY, FLAT_SH
 FLAT_TABLE("array", u32, u64, rounds, 4, FLAT_ROUNDS)
 /* Backend id -> connections as a sweep counts them; zeroed before each sweep. */
 FLAT_TABLE("array", u32, struct load, recounts, BACKEND_CAPACITY, FLAT_RECOUNTS)
+/* Bucket of persistence entries -> what its connections weigh as a sweep finds them: sweep.h. */
+FLAT_TABLE("array", u32, u64, bucket_sums4, PERSISTENCE_SLOTS / BUCKET_SLOTS, FLAT_BUCKET_SUMS4)
+FLAT_TABLE("array", u32, u64, bucket_sums6, PERSISTENCE_SLOTS / BUCKET_SLOTS, FLAT_BUCKET_SUMS6)
+/* Slot of a persistence entry -> its counts as a sweep finds them; only in buckets that are suspect. */
+FLAT_TABLE("array", u32, u64, entry_recounts4, PERSISTENCE_SLOTS, FLAT_ENTRY_RECOUNTS4)
+FLAT_TABLE("array", u32, u64, entry_recounts6, PERSISTENCE_SLOTS, FLAT_ENTRY_RECOUNTS6)
 /* Hash of address, port and protocol -> what this CPU found of them. */
 FLAT_CPU_TABLE("percpu_array", u32, struct verdict, verdicts, VERDICTS, FLAT_VERDICTS)
 /* Service id -> generation << 48 | position << 32 | weight: where rr and wrr stand. */

@@ -91,13 +91,15 @@ static __always_inline bool persist_count(struct persistence *entry, u64 referen
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < COUNT_ATTEMPTS; i++) {
 		counts = READ_ONCE(entry->counts);
-		if (counts >> COUNTS_GENERATION_SHIFT != reference >> 32)
+		if (counts_generation(counts) != reference >> 32)
 			return false;
+		if (!(connections | active))
+			return true;
 		/* below 0 for a moment, where what is taken away is told only then */
-		after = counts_make(counts >> COUNTS_GENERATION_SHIFT,
-				    counts_active(counts) + active, counts + connections);
+		after = counts_make(counts_generation(counts), counts_active(counts) + active,
+				    counts + connections);
 		clock_let_others();
-		if (after == counts || word_change(&entry->counts, counts, after))
+		if (word_change(&entry->counts, counts, after))
 			return true;
 	}
 	return false;
@@ -128,7 +130,7 @@ static __always_inline bool persist_use(struct journey *journey, struct persiste
 					struct seat *seat)
 {
 	u64 backend = entry->backend, counts = READ_ONCE(entry->counts);
-	u64 reference = counts >> COUNTS_GENERATION_SHIFT << 32 | seat->place;
+	u64 reference = counts_generation(counts) << 32 | seat->place;
 	u32 state = state_first(&journey->packet);
 	u64 fresh = persist_renewed(entry, seat->word, journey->now);
 
@@ -176,7 +178,7 @@ static __always_inline void persist_fill(u32 table, struct journey *journey,
 					 struct seat *seat)
 {
 	struct persistence *entry = (struct persistence *)slot;
-	u64 generation = (entry->counts >> COUNTS_GENERATION_SHIFT) + 1 & 0xffff;
+	u64 generation = counts_generation(entry->counts) + 1 & COUNTS_GENERATIONS - 1;
 	u32 state = state_first(&journey->packet);
 	u64 flags = config->flags & SERVICE_STRICT ? SLOT_STRICT : 0;
 

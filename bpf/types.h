@@ -180,7 +180,7 @@ struct connection {
 struct persistence {
 	u64 word;
 	u64 backend; /* generation << 32 | id */
-	u64 counts; /* generation << 48 | connections in a lasting state << 24 | all connections */
+	u64 counts; /* expiry.h: how many connections the client has */
 	u64 active_until; /* jiffies: the latest end that those in a lasting state told of */
 	u64 inactive_until; /* the same of the others */
 	u32 timeout; /* jiffies */
@@ -401,7 +401,9 @@ struct sweep_item {
 	u32 place;
 	u32 removed;
 	u32 evict; /* a service's id + 1: remove its entries; 0: remove what has expired, and count */
-	u32 padding;
+	u32 heal; /* put counts of persistence entries right that the sweep before found wrong */
+	u32 suspect; /* buckets of persistence entries in which counts are not what was counted */
+	u32 healed; /* entries in them that were put right */
 };
 
 enum healed {
@@ -448,4 +450,8 @@ enum flat {
 	FLAT_SERVICE_COUNTERS = 25,
 	FLAT_JOURNEYS = 26,
 	FLAT_MARK_RULES = 27,
+	FLAT_ENTRY_RECOUNTS4 = 28,
+	FLAT_ENTRY_RECOUNTS6 = 29,
+	FLAT_BUCKET_SUMS4 = 30,
+	FLAT_BUCKET_SUMS6 = 31,
 };

@@ -15,18 +15,24 @@ Count = tuple[str, int, str]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep did; `drift` is how far counts were from what they count."""
+    """What a sweep did; `drift` is how far counts were from what they count.
+
+    `suspect` is in how many buckets persistence entries had other counts of connections than were
+    found; the next sweep looks which, and the one after that mends them.
+    """
 
     removed: int
     healed: int
     drift: dict[Count, int]
+    suspect: int
 
 
-def sweep(balancer: Balancer, before: dict[Count, int], *, whole: bool = True) -> Sweep:
-    """Removes expired entries; heals counts whose drift is what the sweep `before` saw, too.
+def sweep(balancer: Balancer, before: Sweep | None = None, *, whole: bool = True) -> Sweep:
+    """Removes expired entries; heals counts that the sweep `before` saw as wrong, too.
 
     Packets go on meanwhile: a difference may be a connection on its way.  Only one that two sweeps
-    see alike, in a count that did not move while they went over the tables, is a mistake.  A sweep
+    see alike, in a count that did not move while they went over the tables, is a mistake; of a
+    persistence entry, in one that did not move from one sweep to the next.  A sweep
     that is not `whole` leaves out tables in which no service has an entry by the count of shares.
     """
     for name in ("recounts", "share_recounts"):
@@ -34,14 +40,20 @@ def sweep(balancer: Balancer, before: dict[Count, int], *, whole: bool = True) -
     _prepare_filter(balancer)
     seen = {name: bytes(balancer.map(name).memory()) for name in HEALED}
     tables = TABLES if whole else _in_use(balancer)
-    removed = sum(balancer.sweep(table) for table in tables)
+    swept = [balancer.sweep(table, heal=before is not None) for table in tables]
     _finish_filter(balancer)
     drift = dict(_drift(balancer, seen))
-    healed = {count: change for count, change in drift.items() if before.get(count) == change}
+    seen_before = before.drift if before else {}
+    healed = {count: change for count, change in drift.items() if seen_before.get(count) == change}
     for (name, index, field), change in healed.items():
         word = balancer.schema.values[name].fields[field].offset // 8
         balancer.heal(name, index, word, change)
-    return Sweep(removed, len(healed), drift)
+    return Sweep(
+        removed=sum(table.removed for table in swept),
+        healed=len(healed) + sum(table.healed for table in swept),
+        drift=drift,
+        suspect=sum(table.suspect for table in swept),
+    )
 
 
 def _in_use(balancer: Balancer) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
 import os
 import struct
 import time
@@ -50,6 +51,18 @@ SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
 def here() -> Folders:
     """The folders of the network namespace that this process is in."""
     return state.folders(network.namespace_cookie(), PIN_ROOT, FILE_ROOT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep of one table did.
+
+    `suspect` are the buckets of persistence entries with other counts of connections than it found.
+    """
+
+    removed: int
+    suspect: int
+    healed: int
 
 
 class Balancer:
@@ -314,18 +327,21 @@ class Balancer:
 
     def evict(self, service: int) -> int:
         """Removes every entry of a service id; how many."""
-        return sum(self.sweep(table, service + 1) for table in TABLES)
+        return sum(self.sweep(table, evict=service + 1).removed for table in TABLES)
 
-    def sweep(self, table: str, evict: int = 0) -> int:
-        """Removes every expired entry of a table and counts the others anew; how many it removed.
+    def sweep(self, table: str, *, evict: int = 0, heal: bool = False) -> Swept:
+        """Removes every expired entry of a table and counts the others anew.
 
-        The counts go to `recounts` and `share_recounts`, and what connections are about to the
-        filter's second half.  `evict`, a service id + 1, removes that service's entries instead.
+        The counts go to `recounts`, `share_recounts` and `entry_recounts`, and what connections are
+        about to the filter's second half; those of persistence entries are compared, and with
+        `heal` put right, when their table is swept.  `evict`, a service id + 1, removes that
+        service's entries instead.
         """
         descriptor, slots = self.program(f"sweep_{table}"), self.map(table).capacity
         try:
-            packet = struct.pack("<3I", 0, 0, evict).ljust(64, b"\0")
+            packet = struct.pack("<4I", 0, 0, evict, heal).ljust(64, b"\0")
             run = maps.run_program(descriptor, packet, repeat=max(slots // SWEEP_STEP, 1))
         finally:
             os.close(descriptor)
-        return int(struct.unpack_from("<I", run.data, 4)[0])
+        _, removed, _, _, suspect, healed = struct.unpack_from("<6I", run.data)
+        return Swept(removed, suspect, healed)

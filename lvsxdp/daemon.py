@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from lvsxdp import ageing, state
-from lvsxdp.ageing import Count
+from lvsxdp.ageing import Sweep
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
 from lvsxdp.state import Folders
@@ -26,24 +26,24 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
         signal.signal(number, lambda *_: stop.set())
     Balancer.open(where).close()
     say(f"event=started interval={interval:g}")
-    drift: dict[Count, int] = {}
+    before: Sweep | None = None
     turns = itertools.cycle(range(WHOLE))
     while not stop.wait(interval):
         try:
             # what one sweep saw wrong the next must see, too
-            whole = next(turns) == 0 or bool(drift)
-            drift = _sweep_once(where, drift, whole, say)
+            whole = next(turns) == 0 or (before is not None and bool(before.drift))
+            before = _sweep_once(where, before, whole, say)
         except LvsxdpError as err:
             say(f'event=sweep_failed error="{err}"')
     say("event=stopped")
 
 
 def _sweep_once(
-    where: Folders, drift: dict[Count, int], whole: bool, say: Callable[[str], None]
-) -> dict[Count, int]:
+    where: Folders, before: Sweep | None, whole: bool, say: Callable[[str], None]
+) -> Sweep:
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
-        done = ageing.sweep(balancer, drift, whole=whole)
+        done = ageing.sweep(balancer, before, whole=whole)
         (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:
         say(f"event=swept removed={done.removed} healed={done.healed}")
-    return done.drift
+    return done

@@ -30,6 +30,7 @@ CLOCK_MONOTONIC_COARSE = 6
 PR_SET_PDEATHSIG = 1
 HASH_KEYS = 14
 SLOT_BYTES = {"4": 64, "6": 128}
+RECOUNT_BYTES = 8
 # The tables take a 64th of the memory, if the configuration does not say more.
 MEMORY_SHARE = 64
 MOST_BY_DEFAULT = 1 << 20
@@ -96,9 +97,11 @@ def filter_bits_for(services: int) -> int:
 def sized(capacity: Capacity, memory: int) -> Capacity:
     """The capacity with its open numbers filled in: tables in a 64th of `memory`, in bytes.
 
-    Both kinds of table exist for IPv4 and IPv6, so that an entry takes 384 bytes of a kind, twice.
+    Both kinds of table exist for IPv4 and IPv6, with two slots an entry; sweeps count connections
+    for each slot of a persistence entry.
     """
-    fitting = memory // MEMORY_SHARE // (4 * (SLOT_BYTES["4"] + SLOT_BYTES["6"]))
+    both = 2 * sum(SLOT_BYTES.values())
+    fitting = memory // MEMORY_SHARE // (2 * both + 4 * RECOUNT_BYTES)
     entries = min(max(1 << (fitting.bit_length() - 1 if fitting else 0), 1024), MOST_BY_DEFAULT)
     return dataclasses.replace(
         capacity,

@@ -339,13 +339,13 @@ def test_a_count_that_is_wrong_is_mended_by_the_second_sweep_that_sees_it(
     datapath.apply(WEB)
     play(datapath, ["S"])
     spoiled = spoil(datapath, C, active, total)
-    first = ageing.sweep(datapath.balancer, {})
+    first = ageing.sweep(datapath.balancer)
     assert ({key[:2] for key in first.drift}, first.healed) == ({("loads", spoiled)}, 0)
     assert first.removed == 0
-    second = ageing.sweep(datapath.balancer, first.drift)
+    second = ageing.sweep(datapath.balancer, first)
     assert (second.drift, second.healed) == (first.drift, len(first.drift))
     assert carried(datapath, C) == (1, 0)
-    assert ageing.sweep(datapath.balancer, second.drift).drift == {}
+    assert ageing.sweep(datapath.balancer, second).drift == {}
 
 
 def test_a_sweep_leaves_alone_a_count_that_differs_otherwise_than_before(
@@ -353,9 +353,9 @@ def test_a_sweep_leaves_alone_a_count_that_differs_otherwise_than_before(
 ) -> None:
     datapath.apply(WEB)
     spoil(datapath, C, 5, 9)
-    first = ageing.sweep(datapath.balancer, {})
+    first = ageing.sweep(datapath.balancer)
     spoil(datapath, C, 4, 8)
-    assert ageing.sweep(datapath.balancer, first.drift).healed == 0
+    assert ageing.sweep(datapath.balancer, first).healed == 0
 
 
 def test_a_sweep_removes_what_has_expired(datapath: Datapath) -> None:
@@ -363,7 +363,7 @@ def test_a_sweep_removes_what_has_expired(datapath: Datapath) -> None:
     play(datapath, ["S"])
     play(datapath, ["S", "A"], "198.51.100.8:1001")
     datapath.later(61)
-    swept = ageing.sweep(datapath.balancer, {})
+    swept = ageing.sweep(datapath.balancer)
     assert (swept.removed, swept.drift) == (1, {})
     assert carried(datapath, C) == (0, 0)
 
@@ -372,7 +372,7 @@ def test_a_sweep_that_is_not_whole_goes_over_the_tables_in_use(datapath: Datapat
     datapath.apply(WEB)
     play(datapath, ["S"])
     datapath.later(61)
-    assert ageing.sweep(datapath.balancer, {}, whole=False).removed == 1
+    assert ageing.sweep(datapath.balancer, whole=False).removed == 1
     assert carried(datapath, C) == (0, 0)
 
 
@@ -383,10 +383,10 @@ def test_only_a_whole_sweep_finds_entries_that_no_share_counts(datapath: Datapat
     empty = datapath.balancer.schema.values["shares"].encode()
     datapath.balancer.map("shares").update(records.number(identity), empty)
     datapath.later(61)
-    swept = ageing.sweep(datapath.balancer, {}, whole=False)
+    swept = ageing.sweep(datapath.balancer, whole=False)
     assert (swept.removed, carried(datapath, C)) == (0, (1, 0))
-    assert ageing.sweep(datapath.balancer, {}).removed == 1
+    assert ageing.sweep(datapath.balancer).removed == 1
     # the share that was taken back once too often is healed like any count
-    drift = ageing.sweep(datapath.balancer, {}).drift
-    assert ageing.sweep(datapath.balancer, drift).healed == 1
-    assert ageing.sweep(datapath.balancer, {}).drift == {}
+    seen = ageing.sweep(datapath.balancer)
+    assert ageing.sweep(datapath.balancer, seen).healed == 1
+    assert ageing.sweep(datapath.balancer).drift == {}

@@ -27,9 +27,9 @@ STEP_SECONDS, STEP_PACKETS = 130, 50_000
 # A turn is long, as the kernel sets each run up apart from all others, which takes up to 60 ms.
 PACKETS = 1 << 18
 REAL = 16  # clients, of 10.0.0.0/8: stress.c
-# A persistence entry's counts have 24 bits each; the flag of a connection that has one; the states
-# in which a connection holds its entry.
-COUNTS, CONTROLLED = (1 << 24) - 1, 2
+# A persistence entry's counts have 24 bits each, and its generation begins there (bpf/expiry.h);
+# the flag of a connection that has one; the states in which a connection holds its entry.
+COUNTS, COUNTS_GENERATION, CONTROLLED = (1 << 24) - 1, 49, 2
 LASTING = ("established", "syn_sent", "syn_recv", "synack", "udp")
 SMALL = """
 capacity: {connections: 64, persistence: 64}
@@ -122,7 +122,7 @@ def sweeping(datapath: Datapath, stop: Event) -> Callable[[], None]:
     def work() -> None:
         seen = 0
         while not stop.wait(0.005):
-            ageing.sweep(datapath.balancer, {})
+            ageing.sweep(datapath.balancer)
             packets = sum(datapath.reasons().values())
             if packets > seen + STEP_PACKETS:
                 # the packets find what is over now, before the next sweep does
@@ -163,7 +163,7 @@ def counted_by_entries(datapath: Datapath) -> dict[int, tuple[int, int]]:
     found = {}
     for place, slot in slots(datapath, "persistence4"):
         counts = int(slot["counts"])
-        found[counts >> 48 << 32 | place] = counts & COUNTS, counts >> 24 & COUNTS
+        found[counts >> COUNTS_GENERATION << 32 | place] = counts & COUNTS, counts >> 24 & COUNTS
     return found
 
 
@@ -209,7 +209,8 @@ def test_no_entry_is_lost_doubled_or_mixed_whatever_the_cpus_do_at_once(
     astray = [key for key, backend in connections if clients.get(key[:4], backend) != backend]
     assert astray == []
     # wrongly freed or counted: the counts are those of the entries
-    assert ageing.sweep(small.balancer, {}).drift == {}
+    swept = ageing.sweep(small.balancer)
+    assert swept.drift == {}
     told, there = counted_by_entries(small), counted_in_connections(small)
     # a half-open client's entry may have gone before its connection
     assert told == {reference: there.get(reference, (0, 0)) for reference in told}

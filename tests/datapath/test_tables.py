@@ -183,9 +183,9 @@ def test_shares_are_given_back_when_entries_end(datapath: Datapath) -> None:
         numbers = range(start, start + MOST)
         confirmed(datapath, 53, numbers)
         datapath.later(301)
-        ageing.sweep(datapath.balancer, {})
+        ageing.sweep(datapath.balancer)
     assert "table_full" not in datapath.reasons()
-    assert ageing.sweep(datapath.balancer, {}).drift == {}
+    assert ageing.sweep(datapath.balancer).drift == {}
 
 
 def words(datapath: Datapath, table: str) -> int:
@@ -205,7 +205,7 @@ def test_after_a_flood_a_sweep_frees_what_searches_would_go_past(datapath: Datap
     for _ in range(2):
         datapath.later(400)
         flood(datapath, tcp(client(0), f"{SHOP}:80", "A"), real)
-    assert ageing.sweep(datapath.balancer, {}).drift == {}
+    assert ageing.sweep(datapath.balancer).drift == {}
     # each stands near to where its search begins, as it came first
     assert all(len(real) <= words(datapath, table) < 2 * len(real) for table in tables)
     assert flood(datapath, tcp(client(0), f"{SHOP}:80", "A"), real) == {"redirect": 200}
@@ -236,7 +236,7 @@ def test_places_that_are_given_back_hide_nothing(datapath: Datapath) -> None:
     found = views.places(datapath.balancer, views.CONNECTIONS, Wanted(service=place.id))
     assert datapath.balancer.reap(found, force=True) == len(go)
     for _ in range(2):
-        ageing.sweep(datapath.balancer, {})
+        ageing.sweep(datapath.balancer)
     before = live(datapath, 53)
     confirmed(datapath, 53, stay)
     assert (before, live(datapath, 53)) == (2000, 2000)
@@ -276,7 +276,7 @@ services:
         assert datapath.backend_for(tcp("198.51.100.7:1001", f"{SHOP}:443", flags)) == A
     datapath.apply(rules.replace("[80, 443]", "[80]"))
     for _ in range(2):
-        ageing.sweep(datapath.balancer, {})
+        ageing.sweep(datapath.balancer)
         assert datapath.backend_for(tcp("198.51.100.7:1001", f"{SHOP}:443", "A")) == A
     assert datapath.backend_for(tcp("198.51.100.8:1001", f"{SHOP}:443")) is None
 

@@ -297,7 +297,7 @@ def entry_of(
     **fields: int,
 ) -> bytes:
     """A slot with a persistence entry."""
-    given = {"backend": BACKEND, "service": 3, "counts": 7 << 48 | active << 24 | connections}
+    given = {"backend": BACKEND, "service": 3, "counts": 7 << 49 | active << 24 | connections}
     masked = net((client, 24 if client.version == 4 else 64), strict=False)
     return SCHEMA.values[f"persistence{client.version}"].encode(
         word=word(state, expires, flags, 3),
@@ -342,7 +342,7 @@ def test_an_entrys_counts_stand_in_one_word() -> None:
 
 
 def test_a_count_below_0_is_shown_as_none() -> None:
-    slot = entry_of(counts=7 << 48 | 2**24 - 1)
+    slot = entry_of(counts=7 << 49 | 2**24 - 1)
     assert persistence(slot) == [ENTRY | {"connections": 0}]
 
 
