@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import packet
-from lvsxdp import compiler, maps, network, records
-from lvsxdp.maps import Map, ProgramType
+from lvsxdp import bytecode, compiler, maps, network, records
 from lvsxdp.network import Network
 
 LIVE_FRAMES = 1 << 1
@@ -76,12 +75,10 @@ class Ends:
     def __init__(self, name: str, cache: Path) -> None:
         """Loads generator, sink and drain."""
         self.namespace, self.counter = name, 0
-        module = compiler.Module("live.c", {}, cache=cache, folder=packet.HERE)
-        names = ("generate", "sink", "drain")
-        self.programs = compiler.load_all(module, names, ProgramType.XDP)
-        self.cases = Map(os.dup(module.table_descriptor("cases")))
-        self.expected = Map(os.dup(module.table_descriptor("expected")))
-        self.counts = Map(os.dup(module.table_descriptor("arrived")))
+        compiled = compiler.compile_source("live.c", {}, cache=cache, folder=packet.HERE)
+        self.programs, tables = bytecode.load_alone(compiled, ("generate", "sink", "drain"))
+        self.cases, self.expected = tables["cases"], tables["expected"]
+        self.counts = tables["arrived"]
 
     def expect(self, *addresses: str) -> None:
         """From now on each backend's frames have to have its address."""

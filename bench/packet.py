@@ -19,6 +19,7 @@ from pathlib import Path
 from bench import record
 from lvsxdp import (
     attaching,
+    bytecode,
     compiler,
     config,
     controller,
@@ -31,7 +32,7 @@ from lvsxdp import (
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import Wanted
 from lvsxdp.loading import Build
-from lvsxdp.maps import Map, ProgramType
+from lvsxdp.maps import Map
 from lvsxdp.network import Network
 
 # Two balancers: one with tables of the default size, one for a million flows.
@@ -179,9 +180,9 @@ class Rig:
     def __init__(self, balancer: Balancer, net: Network, cache: Path, namespace: str) -> None:
         """Loads the driver, the floor and the reference."""
         self.balancer, self.link, self.namespace = balancer, net.link("lb0"), namespace
-        module = compiler.Module("driver.c", {}, cache=cache, folder=HERE)
+        compiled = compiler.compile_source("driver.c", {}, cache=cache, folder=HERE)
         names = ("driver", "floor_program", "reference_program", "line_program")
-        loaded = compiler.load_all(module, names, ProgramType.XDP)
+        loaded, tables = bytecode.load_alone(compiled, names)
         self.driver = loaded["driver"]
         self.subjects = {
             "floor": loaded["floor_program"],
@@ -190,9 +191,8 @@ class Rig:
             "lvsxdp": balancer.program("xdp_entry"),
             "million": balancer.program("xdp_entry"),
         }
-        self.cases = Map(os.dup(module.table_descriptor("cases")))
-        self.places = Map(os.dup(module.table_descriptor("subjects")))
-        self._fill_reference(Map(os.dup(module.table_descriptor("reference_table"))))
+        self.cases, self.places = tables["cases"], tables["subjects"]
+        self._fill_reference(tables["reference_table"])
 
     def _fill_reference(self, table: Map) -> None:
         case = all_cases()[1]

@@ -60,8 +60,8 @@ def numbers(folder: Path) -> dict[str, int]:
 @contextlib.contextmanager
 def rig(cache: Path) -> Iterator[Rig]:
     """A balancer, and before its tables an entry for each stage, which the rig has as subjects."""
-    keys = {f"HASH_KEY_{n}": f"{secrets.randbits(64)}ULL" for n in range(loading.HASH_KEYS)}
-    build = Build(defines={**keys, "INTERFACE_CAPACITY": INTERFACES}, cache=cache)
+    keys = tuple(secrets.randbits(64) for _ in range(loading.HASH_KEYS))
+    build = Build({"INTERFACE_CAPACITY": INTERFACES}, cache=cache, keys=keys)
     known = numbers(compiler.sources())
     with packet.rig("stages", CONFIG, cache, build) as found:
         state = found.balancer.state

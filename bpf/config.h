@@ -105,7 +105,8 @@
 /* IPVS re-arms a persistence entry for this long while connections of its client live. */
 #define REARM_TIMEOUT ((u64)60 * HZ)
 
-/* HASH_KEY_0 to HASH_KEY_13: random 64-bit numbers, drawn by the loader. */
-#ifndef HASH_KEY_13
-#error "HASH_KEY_0 to HASH_KEY_13 must be given"
-#endif
+/*
+ * Random 64-bit numbers that the loader draws; it writes each into the instruction that loads it, so
+ * that what was compiled serves any draw.
+ */
+#define HASH_KEY(number) bpf_pseudo_fd(15, number)

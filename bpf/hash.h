@@ -23,32 +23,33 @@ static __always_inline u32 hash_scattered(u64 sum)
 /* The sum over the virtual address alone. */
 static __always_inline u64 hash_virtual4(u64 addresses)
 {
-	return HASH_KEY_0 + HASH_KEY_1 * (addresses >> 32);
+	return HASH_KEY(0) + HASH_KEY(1) * (addresses >> 32);
 }
 
 static __always_inline u64 hash_virtual6(const u64 *key)
 {
-	u64 sum = HASH_KEY_5 + hash_halves(key[2], HASH_KEY_6, HASH_KEY_7);
+	u64 sum = HASH_KEY(5) + hash_halves(key[2], HASH_KEY(6), HASH_KEY(7));
 
-	return sum + hash_halves(key[3], HASH_KEY_8, HASH_KEY_9);
+	return sum + hash_halves(key[3], HASH_KEY(8), HASH_KEY(9));
 }
 
 /* What virtual port and protocol add to it. */
 static __always_inline u64 hash_target(u64 ports)
 {
-	return HASH_KEY_2 * (ports >> 16);
+	return HASH_KEY(2) * (ports >> 16);
 }
 
 static __always_inline u64 hash_client4(const u64 *key)
 {
-	return HASH_KEY_3 * (u32)key[0] + HASH_KEY_4 * (key[1] & 0xffff);
+	return HASH_KEY(3) * (u32)key[0] + HASH_KEY(4) * (key[1] & 0xffff);
 }
 
 static __always_inline u64 hash_client6(const u64 *key)
 {
-	u64 sum = hash_halves(key[0], HASH_KEY_10, HASH_KEY_11);
+	u64 sum = hash_halves(key[0], HASH_KEY(10), HASH_KEY(11));
 
-	return sum + hash_halves(key[1], HASH_KEY_12, HASH_KEY_13) + HASH_KEY_4 * (key[4] & 0xffff);
+	return sum + hash_halves(key[1], HASH_KEY(12), HASH_KEY(13)) +
+	       HASH_KEY(4) * (key[4] & 0xffff);
 }
 
 static __always_inline u32 hash_flow4(const u64 *key)

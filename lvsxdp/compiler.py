@@ -1,40 +1,32 @@
-"""Compiles bpf/ with BCC and loads the programs with libbpf; the only module that imports bcc."""
+"""Compiles bpf/ with BCC; the only module that imports bcc."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import shutil
-import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import maps
+from lvsxdp import bytecode
+from lvsxdp.bytecode import Compiled, Table
 from lvsxdp.errors import DatapathError
+from lvsxdp.maps import Map
 
-# An instruction that loads 64 bits, and the kind of them that is a place in a map's only value.
-LOAD_64, VALUE_OF_MAP = 0x18, 2
 UAPI = Path("/usr/include/linux")
 INCLUDE = re.compile(r'^#include "([a-z0-9_]+\.h)"\n', re.MULTILINE)
-FRESH = (
-    "#define TABLE(type, key, value, name, size, flags) "
-    "BPF_F_TABLE(type, key, value, name, size, flags);\n"
-)
-PINNED = (
-    "#define TABLE(type, key, value, name, size, flags) "
-    'BPF_TABLE_PINNED(type, key, value, name, size, PIN_FOLDER "/" #name, flags);\n'
-)
 # Nobody reads debug information, and making it takes two seconds in five.  BCC optimises what the
 # compiler gives it, so that the compiler's own passes take a third of the time for nothing.
 FLAGS = ("-Wno-everything", "-g0", "-Xclang", "-disable-llvm-passes")
 PRELUDE = """#define KBUILD_MODNAME "lvsxdp"
+#define TABLE(type, key, value, name, size, flags) BPF_F_TABLE(type, key, value, name, size, flags);
 #ifndef BPF_F_NO_PREALLOC
 #define BPF_F_NO_PREALLOC 1
 #endif
@@ -42,14 +34,6 @@ PRELUDE = """#define KBUILD_MODNAME "lvsxdp"
 #define BPF_F_MMAPABLE 1024
 #endif
 """
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Program:
-    """A program's bytecode, with the map descriptors of this process in it."""
-
-    name: str
-    code: bytes
 
 
 def sources() -> Path:
@@ -79,11 +63,15 @@ def flatten(name: str, folder: Path) -> str:
     return f'#line 1 "bpf/{name}"\n' + INCLUDE.sub(paste, text)
 
 
-def header_tree(cache: Path) -> Path:
-    """A folder of the few kernel headers that BCC looks for, made from the C library's own."""
+def _kernel_header() -> Path:
     if not (UAPI / "bpf.h").exists():
         raise DatapathError(f"{UAPI} has no bpf.h: install the package linux-libc-dev")
-    version = f"{os.stat(UAPI / 'bpf.h').st_mtime_ns}-2"
+    return UAPI / "bpf.h"
+
+
+def header_tree(cache: Path) -> Path:
+    """A folder of the few kernel headers that BCC looks for, made from the C library's own."""
+    version = f"{_kernel_header().stat().st_mtime_ns}-2"
     tree = cache / f"headers-{version}"
     if tree.is_dir():
         return tree
@@ -154,104 +142,81 @@ def _captured_stderr() -> Iterator[list[str]]:
             out.append(file.read().decode(errors="replace"))
 
 
-class Module:
-    """A compiled source: its maps, and the bytecode of its programs."""
+def compile_source(
+    source: str,
+    defines: Mapping[str, object],
+    *,
+    cache: Path = Path("/var/cache/lvsxdp"),
+    folder: Path | None = None,
+) -> Compiled:
+    """The programs and tables of `source`, out of `cache` where they have been compiled before.
 
-    def __init__(
-        self,
-        source: str,
-        defines: Mapping[str, object],
-        *,
-        pins: Path | None = None,
-        cache: Path = Path("/var/cache/lvsxdp"),
-        folder: Path | None = None,
-    ) -> None:
-        """Compiles `source`; with `pins`, its tables are the maps pinned there, else new ones.
-
-        Raises DatapathError with the compiler's messages, which name the real file and line.
-        """
-        os.environ["BCC_KERNEL_SOURCE"] = str(header_tree(cache))
-        text = PRELUDE + (PINNED if pins else FRESH) + flatten(source, folder or sources())
-        values = {**defines, **({"PIN_FOLDER": f'"{pins}"'} if pins else {})}
-        flags = [*FLAGS, *(f"-D{name}={value}" for name, value in values.items())]
-
-        # bcc has no types, and mypy says so only where it is installed
-        from bcc import BPF  # type: ignore[import-untyped,unused-ignore]
-
-        with _captured_stderr() as messages:
-            try:
-                self._bpf: Any = BPF(text=text.encode(), cflags=flags)
-            except Exception as err:
-                failure: Exception | None = err
-            else:
-                failure = None
-        if failure is not None:
-            raise DatapathError(
-                f"compiling bpf/{source} failed:\n{messages[0].strip()}"
-            ) from failure
-
-    def program(self, function: str, flat: Mapping[int, int]) -> Program:
-        """The bytecode of one function; `flat` gives the descriptors of flat tables by number."""
-        from bcc import lib
-
-        module, name = self._bpf.module, function.encode()
-        size = lib.bpf_function_size(module, name)
-        if not size:
-            raise DatapathError(f"there is no program {function} in the compiled module")
-        start = lib.bpf_function_start(module, name)
-        return Program(function, _with_tables(ctypes.string_at(start, size), flat))
-
-    def table_descriptor(self, name: str) -> int:
-        """The file descriptor of a table, owned by this module."""
-        from bcc import lib
-
-        return int(lib.bpf_table_fd(self._bpf.module, name.encode()))
-
-    def tables(self) -> dict[str, dict[str, Any]]:
-        """For each table: `key` and `value` layouts as BCC describes them in JSON."""
-        from bcc import lib
-
-        module = self._bpf.module
-        lib.bpf_table_name.restype = ctypes.c_char_p
-        found: dict[str, dict[str, Any]] = {}
-        for index in range(lib.bpf_num_tables(module)):
-            name = lib.bpf_table_name(module, index).decode()
-            found[name] = {
-                "key": json.loads(lib.bpf_table_key_desc(module, name.encode())),
-                "value": json.loads(lib.bpf_table_leaf_desc(module, name.encode())),
-            }
-        return found
-
-    def close(self) -> None:
-        """Frees the module and its own descriptors; pins and loaded programs stay."""
-        self._bpf.cleanup()
+    Raises DatapathError with the compiler's messages, which name the real file and line.
+    """
+    text = PRELUDE + flatten(source, folder or sources())
+    flags = [*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    parts = [text, *flags, *_versions()]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    path = cache / "programs" / f"{digest[:32]}.json"
+    found = bytecode.kept(path)
+    if found is None:
+        found = _compile(source, text, flags, cache)
+        bytecode.keep(path, found)
+    return found
 
 
-def _with_tables(code: bytes, flat: Mapping[int, int]) -> bytes:
-    """The code with the descriptor of each flat table where its number stands."""
-    out, place = bytearray(code), 0
-    while place < len(code):
-        operation, registers, number = struct.unpack_from("<BBxxI", code, place)
-        if operation == LOAD_64 and registers >> 4 == VALUE_OF_MAP:
-            struct.pack_into("<I", out, place + 4, flat[number])
-        place += 16 if operation == LOAD_64 else 8
-    return bytes(out)
+def _versions() -> list[str]:
+    """What tells these kernel headers and this BCC from any others."""
+    found = importlib.util.find_spec("bcc")
+    if found is None or found.origin is None:
+        raise DatapathError("bcc is missing: install the package python3-bpfcc")
+    return [str(path.stat().st_mtime_ns) for path in (_kernel_header(), Path(found.origin))]
 
 
-def load_all(
-    module: Module,
-    functions: Sequence[str],
-    kind: maps.ProgramType,
-    flat: Mapping[int, int] | None = None,
-) -> dict[str, int]:
-    """Loads functions of a module; gives a descriptor for each name, or raises and keeps none."""
-    loaded: dict[str, int] = {}
+def _compile(source: str, text: str, flags: list[str], cache: Path) -> Compiled:
+    os.environ["BCC_KERNEL_SOURCE"] = str(header_tree(cache))
+
+    # bcc has no types, and mypy says so only where it is installed
+    from bcc import BPF  # type: ignore[import-untyped,unused-ignore]
+
+    failure: Exception | None = None
+    with _captured_stderr() as messages:
+        try:
+            bpf = BPF(text=text.encode(), cflags=flags)
+        except Exception as err:
+            failure = err
+    if failure is not None:
+        raise DatapathError(f"compiling bpf/{source} failed:\n{messages[0].strip()}") from failure
     try:
-        for function in functions:
-            program = module.program(function, flat or {})
-            loaded[function] = maps.load_program(program.name, program.code, kind)
-    except DatapathError:
-        for descriptor in loaded.values():
-            os.close(descriptor)
-        raise
-    return loaded
+        return _taken_out(bpf.module)
+    finally:
+        bpf.cleanup()
+
+
+def _taken_out(module: Any) -> Compiled:
+    """All that is in a module of BCC's."""
+    from bcc import lib
+
+    lib.bpf_table_name.restype = lib.bpf_function_name.restype = ctypes.c_char_p
+    tables, places = {}, {}
+    for index in range(lib.bpf_num_tables(module)):
+        name = lib.bpf_table_name(module, index)
+        descriptor = lib.bpf_table_fd(module, name)
+        places[descriptor] = index
+        made = Map(os.dup(descriptor))
+        tables[name.decode()] = Table(
+            type=made.type,
+            key_size=made.key_size,
+            value_size=made.value_size,
+            capacity=made.capacity,
+            flags=made.flags,
+            key=json.loads(lib.bpf_table_key_desc(module, name)),
+            value=json.loads(lib.bpf_table_leaf_desc(module, name)),
+        )
+        made.close()
+    programs = {}
+    for index in range(lib.bpf_num_functions(module)):
+        name = lib.bpf_function_name(module, index)
+        start, size = lib.bpf_function_start(module, name), lib.bpf_function_size(module, name)
+        programs[name.decode()] = bytecode.numbered(ctypes.string_at(start, size), places)
+    return Compiled(tables, programs)

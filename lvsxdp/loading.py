@@ -11,19 +11,17 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvsxdp import features, maps, records, state
+from lvsxdp.bytecode import Compiled, Links, Table
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config
-
-if TYPE_CHECKING:
-    from lvsxdp.compiler import Module
 
 CACHE = Path("/var/cache/lvsxdp")
 CLOCK_MONOTONIC_COARSE = 6
@@ -55,11 +53,15 @@ HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Build:
-    """How the programs are compiled: more -D, where headers are kept, other sources than ours."""
+    """How the programs are compiled: more -D, the compiler's cache, other sources than ours.
+
+    `keys` are the hashes' random numbers; without them, they are drawn.
+    """
 
     defines: Mapping[str, object] = dataclasses.field(default_factory=dict)
     cache: Path = CACHE
     folder: Path | None = None
+    keys: tuple[int, ...] = ()
 
 
 def jiffies_per_second() -> int:
@@ -75,7 +77,6 @@ def defines_of(config: Config, build: Build) -> dict[str, object]:
         "CONNECTION_SLOTS": slots_for(capacity.connections),
         "PERSISTENCE_SLOTS": slots_for(capacity.persistence),
         "FILTER_BITS": filter_bits_for(capacity.services),
-        **{f"HASH_KEY_{n}": f"{secrets.randbits(64)}ULL" for n in range(HASH_KEYS)},
         "SERVICE_CAPACITY": power_of_two(capacity.services),
         "BACKEND_CAPACITY": power_of_two(capacity.backends),
         "CPUS": power_of_two(maps.possible_cpus()),
@@ -129,14 +130,15 @@ def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     header = (folder / "types.h").read_text()
     enums = records.enums_of(header)
     every = {**defines, **features.defines(features.EVERY)}
+    keys = build.keys or tuple(secrets.randbits(64) for _ in range(HASH_KEYS))
+    build = dataclasses.replace(build, keys=keys)
     described = _load_control(pins, every, build, enums["flat"])
     _load_hooks(pins, pins, defines, build, enums)
-    keys = [int(str(defines[f"HASH_KEY_{n}"]).rstrip("UL")) for n in range(HASH_KEYS)]
     return {
         "tables": described,
         "enums": enums,
         "hz": defines["HZ"],
-        "hash_keys": keys,
+        "hash_keys": list(keys),
         "filter_bits": defines["FILTER_BITS"],
         "defines": defines,
         "sources": compiler.digest(folder),
@@ -158,6 +160,7 @@ def load_wider(
             "others: detach --all, then attach"
         )
     defines = {**described["defines"], **features.defines(wanted)}
+    build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
     _load_hooks(into, pins, defines, build, described["enums"])
     return {**described, "defines": defines}
 
@@ -168,56 +171,65 @@ def _load_control(
     """Makes and pins every map, and the programs that the control plane runs by itself."""
     from lvsxdp import compiler
 
-    module = compiler.Module(
+    compiled = compiler.compile_source(
         "control.c", {**defines, "HOOK_XDP": 1}, cache=build.cache, folder=build.folder
     )
-    described = module.tables()
-    del described["programs"]
-    for name, table in described.items():
-        _make_table(module, name, table, pins, name in numbers)
+    described = {}
+    for name, table in compiled.tables.items():
+        # of one hook's set of programs alone
+        if name != "programs":
+            described[name] = _make_table(name, table, pins, name in numbers)
     functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
-    with _flat_tables(pins, numbers) as flat:
-        loaded = compiler.load_all(module, functions, maps.ProgramType.XDP, flat)
+    with _links(pins, compiled, numbers, build.keys) as links:
+        loaded = compiled.load_all(functions, maps.ProgramType.XDP, links)
     for name, descriptor in loaded.items():
         maps.pin(descriptor, pins / name)
         os.close(descriptor)
-    module.close()
     # it differs from hook to hook, and only programs look at it
     del described["journeys"]
     return described
 
 
-def _make_table(module: Module, name: str, table: dict[str, Any], pins: Path, flat: bool) -> None:
-    """Pins a map; of a flat table the module has but a picture, and its shape is noted."""
+def _make_table(name: str, table: Table, pins: Path, flat: bool) -> dict[str, Any]:
+    """Pins a new map; what is to be known of it.  Of a flat table `table` is but a picture."""
+    described: dict[str, Any] = {"key": table.key, "value": table.value}
     if not flat:
-        maps.pin(module.table_descriptor(name), pins / name)
-        return
-    picture = Map(os.dup(module.table_descriptor(name)))
-    cpus = power_of_two(maps.possible_cpus()) if picture.type in maps.PER_CPU_TYPES else 1
-    shape = records.Shape(picture.value_size, picture.capacity, cpus)
-    picture.close()
+        _pin_and_close(table.create(name), pins / name)
+        return described
+    cpus = power_of_two(maps.possible_cpus()) if table.type in maps.PER_CPU_TYPES else 1
+    shape = records.Shape(table.value_size, table.capacity, cpus)
     if shape.row * shape.rows * shape.cpus > MOST_BYTES:
         raise DatapathError(
             f"the table {name} of {shape.rows} rows for {shape.cpus} CPUs is larger than the "
             f"{MOST_BYTES >> 20} MiB that a program may reach: lower capacity in the configuration"
         )
-    made = maps.create_flat(name, shape)
+    _pin_and_close(maps.create_flat(name, shape), pins / name)
+    return {**described, "flat": dataclasses.asdict(shape)}
+
+
+def _pin_and_close(descriptor: int, path: Path) -> None:
     try:
-        maps.pin(made, pins / name)
+        maps.pin(descriptor, path)
     finally:
-        os.close(made)
-    table["flat"] = dataclasses.asdict(shape)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _flat_tables(pins: Path, numbers: Mapping[str, int]) -> Iterator[dict[int, int]]:
-    """Descriptors of the flat tables by number."""
+def _links(
+    pins: Path, compiled: Compiled, numbers: Mapping[str, int], keys: Sequence[int]
+) -> Iterator[Links]:
+    """The maps in `pins`, flat or not, and a new program array."""
     with contextlib.ExitStack() as stack:
-        opened = {}
-        for name, number in numbers.items():
-            opened[number] = maps.open_pin(pins / name)
-            stack.callback(os.close, opened[number])
-        yield opened
+
+        def opened(descriptor: int) -> int:
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        flat = {number: opened(maps.open_pin(pins / name)) for name, number in numbers.items()}
+        shared = [name for name in compiled.tables if name not in (*numbers, "programs")]
+        found = {name: opened(maps.open_pin(pins / name)) for name in shared}
+        found["programs"] = opened(compiled.tables["programs"].create("programs"))
+        yield Links(found, flat, keys)
 
 
 def _load_hooks(
@@ -273,13 +285,13 @@ def load_entry(
     from lvsxdp import compiler
 
     mine = {**defines, f"HOOK_{hook.upper()}": 1}
-    module = compiler.Module("lvsxdp.c", mine, cache=build.cache, folder=build.folder, pins=pins)
+    compiled = compiler.compile_source("lvsxdp.c", mine, cache=build.cache, folder=build.folder)
     schedulers = enums["scheduler"]
     functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
-    with _flat_tables(pins, enums["flat"]) as flat:
-        loaded = compiler.load_all(module, functions, HOOKS[hook], flat)
+    with _links(pins, compiled, enums["flat"], build.keys) as links:
+        loaded = compiled.load_all(functions, HOOKS[hook], links)
+        array = Map(os.dup(links.maps["programs"]))
     places = enums["program"]
-    array = Map(os.dup(module.table_descriptor("programs")))
     indices = {function: places[name] for function, name in STEPS.items()}
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
@@ -287,7 +299,6 @@ def load_entry(
     entry = loaded.pop("entry")
     for descriptor in loaded.values():
         os.close(descriptor)
-    module.close()
     return entry, array.descriptor
 
 

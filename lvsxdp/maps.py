@@ -263,16 +263,23 @@ def open_pin(path: Path) -> int:
 # ---------------------------------------------------------------------------------------- maps
 
 
-def create_flat(name: str, shape: Shape) -> int:
-    """A descriptor of a new flat table, all zero."""
-    size = shape.row * shape.rows * shape.cpus
-    options = _MapOptions(size=ctypes.sizeof(_MapOptions), flags=F_MMAPABLE)
+def create(name: str, kind: int, key_size: int, value_size: int, capacity: int, flags: int) -> int:
+    """A descriptor of a new map."""
+    options = _MapOptions(size=ctypes.sizeof(_MapOptions), flags=flags)
     descriptor = int(
-        _library().bpf_map_create(ARRAY, name[:15].encode(), 4, size, 1, ctypes.byref(options))
+        _library().bpf_map_create(
+            kind, name[:15].encode(), key_size, value_size, capacity, ctypes.byref(options)
+        )
     )
     if descriptor < 0:
-        raise _fail(f"making the table {name} of {size >> 10} KiB failed", descriptor)
+        size = value_size * capacity >> 10
+        raise _fail(f"making the table {name} of {size} KiB failed", descriptor)
     return descriptor
+
+
+def create_flat(name: str, shape: Shape) -> int:
+    """A descriptor of a new flat table, all zero."""
+    return create(name, ARRAY, 4, shape.row * shape.rows * shape.cpus, 1, F_MMAPABLE)
 
 
 class Map:

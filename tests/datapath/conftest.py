@@ -29,7 +29,7 @@ features: all
 """
 # A draw with which the bare sums of clients in a row would meet few buckets (bpf/hash.h).
 DRAW = random.Random(16)
-KEYS = {f"HASH_KEY_{n}": f"{DRAW.getrandbits(64)}ULL" for n in range(loading.HASH_KEYS)}
+KEYS = tuple(DRAW.getrandbits(64) for _ in range(loading.HASH_KEYS))
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def running(
             with Network() as net:
                 for sysctl in controller.SYSCTLS:
                     network.set_sysctl(sysctl, "1")
-                build = Build(defines={"TEST_CLOCK": 1, **KEYS, **(defines or {})}, cache=cache)
+                build = Build({"TEST_CLOCK": 1, **(defines or {})}, cache=cache, keys=KEYS)
                 loaded = config.load(text)[0]
                 attaching.attach(where, net, ("lb0", "lb1"), loaded, "native", build=build)
                 with Balancer.open(where) as balancer:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, TCP
 
-from lvsxdp import ageing, compiler, entries, maps, records
-from lvsxdp.maps import Map, ProgramType
+from lvsxdp import ageing, bytecode, compiler, entries, maps, records
 from tests.datapath.conftest import running
 from tests.datapath.harness import Datapath
 
@@ -31,6 +30,7 @@ REAL = 16  # clients, of 10.0.0.0/8: stress.c
 # the flag of a connection that has one; the states in which a connection holds its entry.
 COUNTS, COUNTS_GENERATION, CONTROLLED = (1 << 24) - 1, 49, 2
 LASTING = ("established", "syn_sent", "syn_recv", "synack", "udp")
+HERE = Path(__file__).parent
 SMALL = """
 capacity: {connections: 64, persistence: 64}
 features: all
@@ -50,16 +50,15 @@ class Sender:
     """One CPU's driver, which sends packets of any flow with any flags: stress.c."""
 
     def __init__(self, datapath: Datapath, cache: Path) -> None:
-        module = compiler.Module("stress.c", {}, cache=cache, folder=Path(__file__).parent)
-        self.driver = compiler.load_all(module, ("driver",), ProgramType.XDP)["driver"]
-        self.subjects = Map(os.dup(module.table_descriptor("subjects")))
+        compiled = compiler.compile_source("stress.c", {}, cache=cache, folder=HERE)
+        programs, tables = bytecode.load_alone(compiled, ("driver",))
+        self.driver, self.subjects = programs["driver"], tables["subjects"]
         self.subjects.update(records.number(0), records.number(datapath.entry["xdp"]))
         self.ifindex = datapath.ifindex["lb0"]
         packet = IP(src="10.0.0.0", dst=VIP) / TCP(sport=1024, dport=80) / bytes(26)
         self.frame = bytes(datapath.to_host(packet))
-        frames = Map(os.dup(module.table_descriptor("frames")))
-        frames.update(records.number(0), self.frame)
-        frames.close()
+        tables["frames"].update(records.number(0), self.frame)
+        tables["frames"].close()
 
     def send(self, packets: int) -> None:
         """Sends so many packets."""

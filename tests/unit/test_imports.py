@@ -18,6 +18,7 @@ PURE = [
     *("show", "entries", "snapshot", "changes", "features", "json_schema"),
 ]
 ACTING = {
+    "bytecode",
     "compiler",
     "maps",
     "network",
