@@ -6,10 +6,10 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lvsxdp import changes, loading, maps, network, state
+from lvsxdp import changes, journal, loading, maps, network, state
 from lvsxdp.book import Book
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError, NotFoundError
@@ -38,6 +38,10 @@ def attach(
     """
     links = [net.link(name) for name in interfaces]
     running = state.read(where) is not None and where.pins.is_dir()
+    if running:
+        # first of all, finishes what an earlier command has begun
+        Balancer.open(where, say).close()
+        links = [net.link(link.name) for link in links]
     for link in links:
         _refuse_occupied(where, net, link, running, force)
     if running:
@@ -88,6 +92,7 @@ def _loaded(where: Folders, config: Config, build: Build) -> Iterator[Balancer]:
     temporary = where.pins.with_name(f"{where.pins.name}{UNFINISHED}")
     loading.remove_pins(temporary)
     loading.remove_pins(where.pins)
+    journal.clear(where)
     state.make_folder(temporary)
     try:
         described = loading.load(temporary, config, build)
@@ -122,18 +127,19 @@ def _attach_links(
     """Attaches each link, or none of them."""
     before = list(balancer.state.attachments)
     done: list[Attachment] = []
-    try:
-        for link in links:
-            done.append(_attach_link(balancer, net, link, mode, force, say))
-            balancer.state.attachments = [*before, *done]
+    with journal.links(balancer.where, {link.index: net.has_clsact(link) for link in links}):
+        try:
+            for link in links:
+                done.append(_attach_link(balancer, net, link, mode, force, say))
+                balancer.state.attachments = [*before, *done]
+                balancer.refresh_network(net)
+            state.write(balancer.where, balancer.state)
+        except BaseException:
+            for attached in done:
+                _detach_link(balancer, net, attached)
+            balancer.state.attachments = before
             balancer.refresh_network(net)
-        state.write(balancer.where, balancer.state)
-    except BaseException:
-        for attached in done:
-            _detach_link(balancer, net, attached)
-        balancer.state.attachments = before
-        balancer.refresh_network(net)
-        raise
+            raise
 
 
 def _attach_link(
@@ -217,6 +223,38 @@ def _detach_link(balancer: Balancer, net: Network, attached: Attachment) -> None
         net.remove_clsact(link)
 
 
+def is_whole(balancer: Balancer, net: Network, link: Link, attached: Attachment) -> bool:
+    """Whether a link has all the programs that are on record of it."""
+    has_tc = (net.tc_program(link) or (0, ""))[0] == _program_id(balancer, "tc")
+    return has_tc and attached.mode in ("tc", link.mode) and _has_xdp(balancer, link, attached)
+
+
+def _has_xdp(balancer: Balancer, link: Link, attached: Attachment) -> bool:
+    return attached.mode == "tc" or link.program == _program_id(balancer, "xdp")
+
+
+def clean(balancer: Balancer, net: Network, link: Link, *, clsact: bool) -> None:
+    """Takes what is ours off a link, whatever is on record; the `clsact` qdisc, too, if it is."""
+    if link.program == _program_id(balancer, "xdp"):
+        entry = balancer.program("xdp_entry")
+        try:
+            net.detach_xdp(link, link.mode, entry)
+        finally:
+            os.close(entry)
+    if (net.tc_program(link) or (0, ""))[0] == _program_id(balancer, "tc"):
+        net.detach_tc(link)
+    if clsact:
+        net.remove_clsact(link)
+
+
+def _program_id(balancer: Balancer, hook: str) -> int:
+    entry = balancer.program(f"{hook}_entry")
+    try:
+        return maps.program_info(entry)[0]
+    finally:
+        os.close(entry)
+
+
 def detach(where: Folders, net: Network, interfaces: tuple[str, ...]) -> None:
     """Detaches these interfaces; tables and configuration stay."""
     with Balancer.open(where) as balancer:
@@ -224,11 +262,17 @@ def detach(where: Folders, net: Network, interfaces: tuple[str, ...]) -> None:
         for name in interfaces:
             if name not in known:
                 raise NotFoundError(f"{name} is not attached ({', '.join(known) or 'none is'})")
-        for name in interfaces:
-            _detach_link(balancer, net, known.pop(name))
-        balancer.state.attachments = list(known.values())
-        balancer.refresh_network(net)
-        state.write(where, balancer.state)
+        with journal.links(where, _own_clsact(known[name] for name in interfaces)):
+            for name in interfaces:
+                _detach_link(balancer, net, known.pop(name))
+            balancer.state.attachments = list(known.values())
+            balancer.refresh_network(net)
+            state.write(where, balancer.state)
+
+
+def _own_clsact(attachments: Iterable[Attachment]) -> dict[int, bool]:
+    """Whether each interface had its clsact qdisc before us."""
+    return {attached.ifindex: not attached.made_clsact for attached in attachments}
 
 
 def detach_all(where: Folders, net: Network) -> None:
@@ -236,12 +280,16 @@ def detach_all(where: Folders, net: Network) -> None:
 
     Whoever removed that folder here would remove it under the next command's lock at the end.
     """
-    with Balancer.open(where) as balancer:
+    with (
+        Balancer.open(where) as balancer,
+        journal.links(where, _own_clsact(balancer.state.attachments)),
+    ):
         for attached in balancer.state.attachments:
             _detach_link(balancer, net, attached)
+        # without it nothing is attached, and the next attach removes what is left of the pins
+        where.state_file.unlink(missing_ok=True)
     loading.remove_pins(where.pins)
     loading.remove_pins(where.pins.with_name(f"{where.pins.name}{UNFINISHED}"))
-    where.state_file.unlink(missing_ok=True)
 
 
 def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:

@@ -8,11 +8,11 @@ import dataclasses
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvsxdp import features, maps, network, records, state, tables
+from lvsxdp import features, journal, maps, network, records, state, tables
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
 from lvsxdp.maps import Map
@@ -90,11 +90,28 @@ class Balancer:
         say: Callable[[str], None] = lambda _: None,
         build: Build | None = None,
     ) -> Balancer:
-        """The balancer of this namespace; NotFoundError where nothing is attached."""
+        """The balancer of this namespace, whole, under its lock.
+
+        NotFoundError where nothing is attached.
+        """
         found = state.read(where)
         if found is None or not where.pins.is_dir():
             raise NotFoundError("lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)")
-        return cls(where, found, say, build)
+        balancer = cls(where, found, say, build)
+        if journal.is_unfinished(where):
+            balancer._recover()
+        return balancer
+
+    def _recover(self) -> None:
+        """Finishes or undoes what a command that was killed has left."""
+        from lvsxdp import recovery
+
+        try:
+            with Network() as net:
+                recovery.recover(self, net)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Closes the maps."""
@@ -134,16 +151,46 @@ class Balancer:
         )
         if self.missing(new):
             self._widen(new, net, host)
-        writes = tables.plan(
-            self.schema, self.state.book, self.state.config, new, host, first=first
+        known, book = self.state, copy.deepcopy(self.state.book)
+        plan = tables.plan(self.schema, book, known.config, new, host, first=first)
+        applied = (known.applied or known.config) if by_hand else new
+        wanted = dataclasses.replace(
+            known, config=new, book=book, applied=None if applied == new else applied
         )
-        for write in writes:
+        journal.begin_preparing(self.where)
+        try:
+            for write in plan.prepare:
+                self._perform(write)
+            journal.begin_next(self.where, wanted, plan.effect)
+        except BaseException:
+            self.undo()
+            journal.end_preparing(self.where)
+            raise
+        self.finish(wanted, plan.effect, net)
+        journal.end_preparing(self.where)
+        return list(plan.writes)
+
+    def finish(self, wanted: State, effect: Iterable[Write], net: Network) -> None:
+        """Has a change that is prepared take effect; may be done twice."""
+        for write in effect:
             self._perform(write)
-        applied = (self.state.applied or self.state.config) if by_hand else new
-        self.state.config, self.state.applied = new, None if applied == new else applied
+        self.state = wanted
         self.write_routes(net)
-        state.write(self.where, self.state)
-        return writes
+        journal.end_next(self.where)
+
+    def undo(self) -> None:
+        """Takes away what a change has prepared: all else nothing finds, and is written over."""
+        layout, current = self.schema.keys["mark_exact"], self.state.book.mark_generation
+        rules = self.map("mark_exact")
+        for key in [key for key, _ in rules.items()]:
+            if layout.number(key, "generation") != current:
+                rules.delete(key)
+        known = {b.id for s in self.state.book.services.values() for b in s.backends.values()}
+        rows = self.map("backends")
+        for index in range(rows.capacity):
+            word = rows.read_word(index)
+            if index not in known and word % 2**32:
+                rows.store_word(index, word >> 32 << 32)
 
     def missing(self, new: Config) -> frozenset[Feature]:
         """What `new` uses and the programs were compiled without."""

@@ -24,7 +24,8 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Balancer.open(where).close()
+    with state.locked(where, LOCK_WAIT), Balancer.open(where):
+        pass
     say(f"event=started interval={interval:g}")
     before: Sweep | None = None
     turns = itertools.cycle(range(WHOLE))

@@ -10,6 +10,7 @@ import errno
 import functools
 import mmap
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,7 +212,12 @@ def run_program(
         after = ctypes.create_string_buffer(len(context))
         options.context_in, options.context_size_in = ctypes.addressof(before), len(context)
         options.context_out, options.context_size_out = ctypes.addressof(after), len(context)
-    result = _library().bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
+    # the kernel gives a long run up for a signal; it is for after the run
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        result = _library().bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
     if result:
         raise _fail("running a program by itself failed", result)
     moved = 0

@@ -27,12 +27,15 @@ TC_NAME = "lvsxdp"
 TCA_BPF_ID = 11
 # Devices that XDP cannot send out of: the kernel's road serves them.
 NO_TRANSMIT = {"vlan", "bridge", "macvlan", "dummy", "ipip", "gre", "sit", "ip6tnl", "vxlan", "ifb"}
-XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "multiple"}
+XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offload"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel has it; `program` is the id of its XDP program, 0: none."""
+    """An interface as the kernel has it.
+
+    `program` is the id of its XDP program, 0 where it has none, and `mode` the mode of that.
+    """
 
     name: str
     index: int
@@ -249,10 +252,17 @@ class Network:
             raise
         return made
 
+    def has_clsact(self, link: Link) -> bool:
+        """Whether the link has the qdisc that filters of programs need."""
+        return "clsact" in self._qdiscs(link)
+
+    def _qdiscs(self, link: Link) -> list[str]:
+        return [q.get_attr("TCA_KIND") for q in self._route.get_qdiscs(index=link.index)]
+
     def _add_clsact(self, link: Link) -> bool:
         from pyroute2.netlink.exceptions import NetlinkError
 
-        kinds = [q.get_attr("TCA_KIND") for q in self._route.get_qdiscs(index=link.index)]
+        kinds = self._qdiscs(link)
         if "clsact" in kinds:
             return False
         if "ingress" in kinds:
@@ -321,7 +331,7 @@ def _filter_program(options: Any) -> int:
 def _link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     xdp = message.get_attr("IFLA_XDP")
-    attached = (xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else 0) or 0
+    attached = (xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None) or ""
     return Link(
         name=message.get_attr("IFLA_IFNAME"),
         index=message["index"],

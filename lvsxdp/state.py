@@ -105,22 +105,32 @@ def remove_root(root: Path) -> None:
 
 def read(where: Folders) -> State | None:
     """The state that is on record, None where there is none."""
+    plain = read_plain(where.state_file)
     try:
-        plain = json.loads(where.state_file.read_text())
+        return None if plain is None else from_plain(plain)
+    except (ValueError, LookupError, TypeError) as err:
+        raise DatapathError(f"{where.state_file} is damaged: {err!r}") from err
+
+
+def read_plain(path: Path) -> dict[str, Any] | None:
+    """What a file of state holds, None where there is none."""
+    try:
+        plain = json.loads(path.read_text())
         version = plain["version"]
-        if version == VERSION:
-            return _state_from(plain)
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as err:
-        raise DatapathError(f"{where.state_file} is damaged: {err!r}") from err
+        raise DatapathError(f"{path} is damaged: {err!r}") from err
+    if version == VERSION:
+        return dict(plain)
     raise ConflictError(
-        f"{where.state_file} is of version {version}, not {VERSION}: "
+        f"{path} is of version {version}, not {VERSION}: "
         "detach --all with the lvsxdp that attached, then attach with this one"
     )
 
 
-def _state_from(plain: dict[str, Any]) -> State:
+def from_plain(plain: dict[str, Any]) -> State:
+    """The state that to_plain was given."""
     return State(
         config=snapshot.from_plain(plain["config"]),
         book=_book_from(plain["book"]),
@@ -132,8 +142,12 @@ def _state_from(plain: dict[str, Any]) -> State:
 
 def write(where: Folders, state: State) -> None:
     """Puts the state on record: a new file renamed over the old."""
-    where.files.mkdir(parents=True, exist_ok=True, mode=0o700)
-    plain = {
+    write_plain(where.state_file, to_plain(state))
+
+
+def to_plain(state: State) -> dict[str, Any]:
+    """The state as plain JSON values."""
+    return {
         "version": VERSION,
         "config": snapshot.to_plain(state.config),
         "book": _book_to(state.book),
@@ -141,12 +155,17 @@ def write(where: Folders, state: State) -> None:
         "described": state.described,
         "applied": snapshot.to_plain(state.applied) if state.applied else None,
     }
-    temporary = where.state_file.with_suffix(".new")
+
+
+def write_plain(path: Path, plain: dict[str, Any]) -> None:
+    """Writes a file of state: a new one renamed over the old."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(".new")
     with temporary.open("w") as file:
         json.dump(plain, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(where.state_file)
+    temporary.rename(path)
 
 
 def _book_to(book: Book) -> dict[str, Any]:

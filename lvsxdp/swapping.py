@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import features, loading, maps, state
+from lvsxdp import features, journal, loading, maps
 from lvsxdp.controller import GRACE, Balancer
 from lvsxdp.features import Feature
+from lvsxdp.journal import Next
 from lvsxdp.loading import Build
 from lvsxdp.network import Link, Network
-from lvsxdp.state import Attachment
+from lvsxdp.state import Attachment, State
 
 PINS = ("xdp_programs", "xdp_entry", "tc_programs", "tc_entry")
 # What is pinned under each name, held by a descriptor.
@@ -45,17 +46,40 @@ def widen(balancer: Balancer, net: Network, missing: frozenset[Feature]) -> None
 
 def _swap(balancer: Balancer, net: Network, fresh: Path, described: dict[str, Any]) -> None:
     """Attachments, pins and record go over to the programs in `fresh`, or none of them does."""
-    pins = balancer.where.pins
-    with _opened(pins) as old, _opened(fresh) as new:
+    where = balancer.where
+    with _opened(where.pins) as old, _opened(fresh) as new:
+        wanted = _wanted(balancer.state, old, new, described)
         with contextlib.ExitStack() as undo:
+            undo.callback(journal.forget_next, where)
+            journal.begin_next(where, wanted, (), swap=True)
             _swap_attached(balancer, net, old, new, undo)
             for name in PINS:
-                (fresh / name).rename(pins / name)
-                undo.callback(_pin_again, old[name], fresh / name, pins / name)
-            _put_on_record(balancer, old, new, described, undo)
+                (fresh / name).rename(where.pins / name)
+                undo.callback(_pin_again, old[name], fresh / name, where.pins / name)
+            journal.end_next(where)
             undo.pop_all()
+        balancer.state = wanted
         # the old array loses its programs with its last descriptor, and a packet may be in it yet
         time.sleep(GRACE)
+
+
+def finish(balancer: Balancer, net: Network, begun: Next) -> None:
+    """Finishes an exchange that was interrupted: the programs that are not pinned yet are in use.
+
+    Interfaces come before pins, so that those that still have the old programs are found by them.
+    """
+    where = balancer.where
+    fresh = where.pins.with_name(f"{where.pins.name}{loading.UNFINISHED}")
+    left = [name for name in PINS if (fresh / name).exists()]
+    if left == list(PINS):
+        with _opened(where.pins) as old, _opened(fresh) as new, contextlib.ExitStack() as undo:
+            _swap_attached(balancer, net, old, new, undo)
+            undo.pop_all()
+    for name in left:
+        (fresh / name).rename(where.pins / name)
+    balancer.state = begun.state
+    journal.end_next(where)
+    loading.remove_pins(fresh)
 
 
 @contextlib.contextmanager
@@ -110,19 +134,10 @@ def _pin_again(descriptor: int, beside: Path, path: Path) -> None:
     beside.rename(path)
 
 
-def _put_on_record(
-    balancer: Balancer,
-    old: Set,
-    new: Set,
-    described: dict[str, Any],
-    undo: contextlib.ExitStack,
-) -> None:
-    """The new programs' ids and features, in the state and in its file."""
-    known = balancer.state
+def _wanted(known: State, old: Set, new: Set, described: dict[str, Any]) -> State:
+    """The state with the new programs' ids and features."""
     ids = {maps.program_info(old[n])[0]: maps.program_info(new[n])[0] for n in PINS if "entry" in n}
-    undo.callback(setattr, balancer, "state", known)
     attachments = [
         dataclasses.replace(a, program=ids.get(a.program, a.program)) for a in known.attachments
     ]
-    balancer.state = dataclasses.replace(known, attachments=attachments, described=described)
-    state.write(balancer.where, balancer.state)
+    return dataclasses.replace(known, attachments=attachments, described=described)

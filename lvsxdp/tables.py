@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from lvsxdp import filtering, marking, records, scheduling, sharing
 from lvsxdp.book import BackendPlace, Book, Places, ServicePlace, free_number, free_range
@@ -22,7 +22,7 @@ from lvsxdp.model import (
 )
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
-from lvsxdp.writes import Delete, Evict, Grace, Reset, Store, Update, Write
+from lvsxdp.writes import Delete, Evict, Grace, Plan, Reset, Store, Update, Write
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
@@ -289,7 +289,7 @@ def settings_word(schema: Schema, settings: Settings, services: Iterable[Service
 
 def plan(
     schema: Schema, book: Book, old: Config, new: Config, host: Host, *, first: bool = False
-) -> list[Write]:
+) -> Plan:
     """The writes that lead from `old` to `new`, and `book` brought up to date.
 
     What is new is written beside what is in use; then single stores switch to it; only then is
@@ -311,15 +311,36 @@ def plan(
     if first or old.marks != new.marks:
         for stage, write in marking.mark_writes(schema, book, old, new, host.ifindexes):
             stages[stage].append(write)
-    settings = _settings_writes(schema, old, new, first)
-    times = _timeout_writes(schema) if first else []
-    times += sharing.divide_writes(schema, old, new, first)
-    return [
-        *times,
-        *filtering.filter_writes(schema.hashing, old, new),
-        *settings,
-        *_ordered(change, new, old, schema),
-    ]
+    before_all = _timeout_writes(schema) if first else []
+    before_all += filtering.filter_writes(schema.hashing, old, new)
+    divided = sharing.divide_writes(schema, old, new, first)
+    return Plan(
+        prepare=(*before_all, *change.prepare),
+        effect=(*divided, *_effect(change, schema, old, new, first)),
+    )
+
+
+def _effect(
+    change: _Change, schema: Schema, old: Config, new: Config, first: bool
+) -> Iterator[Write]:
+    """Switches, and what is taken away once nobody reads it any more.
+
+    The settings hold first what either state's look-up needs, for as long as services come and go.
+    """
+    before = settings_word(schema, old.settings, old.services)
+    after = settings_word(schema, new.settings, new.services)
+    both = settings_word(schema, new.settings, [*old.services, *new.services])
+    settings = schema.enums["switch_word"]["settings"]
+    if before != both or first:
+        yield Store("switches", settings, both)
+    yield from change.switch
+    if change.switch:
+        change.book.epoch += 1
+        yield Store("switches", schema.enums["switch_word"]["epoch"], change.book.epoch)
+        yield Grace()
+    yield from change.finish
+    if after != both:
+        yield Store("switches", settings, after)
 
 
 def timeouts(schema: Schema) -> dict[int, int]:
@@ -332,27 +353,3 @@ def _timeout_writes(schema: Schema) -> list[Write]:
         Update("timeouts", records.number(state), records.number(jiffies))
         for state, jiffies in timeouts(schema).items()
     ]
-
-
-def _settings_writes(schema: Schema, old: Config, new: Config, first: bool) -> list[Write]:
-    """Before services come: what either state's look-up needs."""
-    before = settings_word(schema, old.settings, old.services)
-    after = settings_word(schema, new.settings, new.services)
-    if before == after and not first:
-        return []
-    both = settings_word(schema, new.settings, [*old.services, *new.services])
-    return [Store("switches", schema.enums["switch_word"]["settings"], both)]
-
-
-def _ordered(change: _Change, new: Config, old: Config, schema: Schema) -> list[Write]:
-    word = settings_word(schema, new.settings, new.services)
-    both = settings_word(schema, new.settings, [*old.services, *new.services])
-    last: list[Write] = []
-    if word != both:
-        last.append(Store("switches", schema.enums["switch_word"]["settings"], word))
-    grace: list[Write] = []
-    if change.switch:
-        change.book.epoch += 1
-        epoch = schema.enums["switch_word"]["epoch"]
-        grace = [Store("switches", epoch, change.book.epoch), Grace()]
-    return [*change.prepare, *change.switch, *grace, *change.finish, *last]

@@ -81,3 +81,20 @@ class Grace:
 
 
 Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
+KINDS = (Update, Delete, Store, Raise, Fill, Evict, Divide, Reset, Grace)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """The writes of a change: first what nothing uses yet, then what makes it take effect.
+
+    Those of `effect` may be done twice; those of `prepare` are undone where none of them is done.
+    """
+
+    prepare: tuple[Write, ...]
+    effect: tuple[Write, ...]
+
+    @property
+    def writes(self) -> tuple[Write, ...]:
+        """All of them in their order."""
+        return (*self.prepare, *self.effect)

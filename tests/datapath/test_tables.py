@@ -245,16 +245,17 @@ def test_places_that_are_given_back_hide_nothing(datapath: Datapath) -> None:
 def test_a_service_that_gets_the_id_of_another_has_none_of_its_entries(
     datapath: Datapath,
 ) -> None:
-    book = datapath.balancer.state.book
     datapath.apply(TWO)
     confirmed(datapath, 53, range(100))
-    identity = book.services[f"udp:{SHOP}:53"].id
+    identity = datapath.balancer.state.book.services[f"udp:{SHOP}:53"].id
     datapath.apply("services: []")
+    book = datapath.balancer.state.book
     capacity = datapath.balancer.state.config.capacity.services
     kept = dict(book.service_generations)
     # as after so many services that every id was used
     book.service_generations = {number: 1 for number in range(capacity)}
     datapath.apply(ONE)
+    book = datapath.balancer.state.book
     assert book.services[f"tcp:{SHOP}:80"].id == 0
     assert identity == 0 or identity in kept
     assert datapath.connections() == [] or identity != 0

@@ -27,6 +27,8 @@ ACTING = {
     "attaching",
     "daemon",
     "swapping",
+    "journal",
+    "recovery",
     "ageing",
     "views",
     *("cli", "command", "entry_commands", "service_commands"),

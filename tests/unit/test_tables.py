@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lvsxdp import marks, records, scheduling, tables
+from lvsxdp import marks, records, tables
 from lvsxdp.book import Book
 from lvsxdp.errors import ConfigError, ConflictError
 from lvsxdp.model import (
@@ -30,7 +30,6 @@ from lvsxdp.model import (
     Protocol,
     Scheduler,
     Service,
-    ServiceKey,
     Settings,
 )
 from lvsxdp.names import parse_service_key
@@ -49,17 +48,26 @@ from lvsxdp.writes import (
     Update,
     Write,
 )
+from tests.said import (
+    View,
+    assert_says,
+    found_marks,
+    found_service,
+    keyed,
+    wanted_marks,
+    wanted_service,
+    word,
+)
 from tests.unit.headers import schema
 from tests.unit.strategies import CONFIGS
 
 SCHEMA = schema()
 CAPACITY = Capacity(connections=8, persistence=8, services=16, backends=64)
 ip = ipaddress.ip_address
-Maps = dict[str, dict[bytes, bytes]]
-View = tuple[object, ...]
+Written = dict[str, dict[bytes, bytes]]
 
 
-def perform(maps: Maps, write: Write) -> None:
+def perform(maps: Written, write: Write) -> None:
     """What Balancer._perform does, on dictionaries."""
     if isinstance(write, Grace | Evict | Divide):
         return
@@ -82,7 +90,7 @@ def perform(maps: Maps, write: Write) -> None:
             store(maps, write.table, index, FULL)
 
 
-def store(maps: Maps, table: str, index: int, value: int) -> None:
+def store(maps: Written, table: str, index: int, value: int) -> None:
     key = records.number(index)
     before = maps[table].get(key, bytes(SCHEMA.values[table].size))
     maps[table][key] = value.to_bytes(8, "little") + before[8:]
@@ -93,121 +101,6 @@ def table_of(write: Write) -> str | None:
     return None if isinstance(write, Grace | Evict | Divide) else write.table
 
 
-def word(maps: Maps, table: str, index: int) -> int:
-    return int.from_bytes(maps[table].get(records.number(index), bytes(8))[:8], "little")
-
-
-# ---- what the data plane finds ----
-
-
-def found_service(maps: Maps, key: bytes) -> View | None:
-    """The service as a packet meets it: its row's facts, its list, its table of sh."""
-    identity = maps["services"].get(key)
-    if identity is None:
-        return None
-    switch = word(maps, "service_switches", int.from_bytes(identity, "little"))
-    row = maps["service_configs"][records.number(switch & 0xFFFFFFFF)]
-    layout = SCHEMA.values["service_configs"]
-    assert layout.number(row, "generation") == switch >> 32 & 0xFFFF
-    names = ("persistence_timeout", "flags", "scheduler", "mark", "weight_step", "weight_max")
-    start, length = layout.number(row, "list_offset"), layout.number(row, "list_length")
-    is_sh = layout.number(row, "scheduler") == SCHEMA.enums["scheduler"]["sh"]
-    slots = layout.number(row, "slots_offset")
-    return (
-        *(layout.number(row, name) for name in names),
-        layout.octets(row, "netmask"),
-        tuple(found_member(maps, start + n) for n in range(length)),
-        found_slots(maps, slots, length) if is_sh else (),
-    )
-
-
-def found_member(maps: Maps, index: int) -> View:
-    member = maps["members"][records.number(index)]
-    layout, backend = SCHEMA.values["members"], SCHEMA.values["backends"]
-    row = maps["backends"][member[:4]]
-    assert backend.number(row, "word") & SCHEMA.enums["backend_flag"]["present"]
-    return (backend.octets(row, "address"), layout.number(member, "weight"))
-
-
-def found_slots(maps: Maps, start: int, length: int) -> View:
-    wanted = range(start, start + (scheduling.SH_BUCKETS if length else 0))
-    return tuple(int.from_bytes(maps["slots"][records.number(n)], "little") for n in wanted)
-
-
-def wanted_service(service: Service) -> View:
-    """The same, from the configuration."""
-    members = [b for b in reversed(service.backends) if not b.draining]
-    weights = [b.weight for b in members]
-    rounds = scheduling.wrr_rounds(weights)
-    kept = service.persistence
-    is_sh = service.scheduler is Scheduler.SH
-    return (
-        (kept.timeout if kept else 0) * SCHEMA.hz,
-        tables._service_flags(SCHEMA, service),
-        SCHEMA.enums["scheduler"][service.scheduler],
-        service.key.mark if isinstance(service.key, MarkKey) else 0,
-        rounds.step,
-        rounds.top,
-        kept.netmask.packed.ljust(16, b"\0") if kept else bytes(16),
-        tuple((b.address.packed.ljust(16, b"\0"), b.weight) for b in members),
-        tuple(scheduling.sh_table(weights)) if is_sh else (),
-    )
-
-
-def found_marks(maps: Maps) -> View:
-    """The rule set that the switch word names."""
-    switch = word(maps, "switches", SCHEMA.enums["switch_word"]["marks"])
-    generation, start, count = switch & 0xFFFF, switch >> 16 & 0xFFFF, switch >> 32 & 0xFFFF
-    key, value = SCHEMA.keys["mark_exact"], SCHEMA.values["mark_exact"]
-    exact = {
-        (key.octets(k, "address"), key.octets(k, "port"), key.number(k, "protocol")): (
-            value.number(v, "mark"),
-            value.number(v, "position"),
-        )
-        for k, v in maps["mark_exact"].items()
-        if key.number(k, "generation") == generation
-    }
-    assert bool(exact) == bool(switch >> 48 & 1)
-    rows = (maps["mark_rules"][records.number(start + n)] for n in range(count))
-    layout = SCHEMA.values["mark_rules"]
-    names = ("mark", "position", "first_port", "last_port", "protocols", "vlan")
-    return exact, [
-        (*(layout.number(row, name) for name in names), layout.octets(row, "destination"))
-        for row in rows
-    ]
-
-
-def wanted_marks(rules: tuple[MarkRule, ...]) -> View:
-    table = marks.expand(rules)
-    exact = {
-        (k.address.packed.ljust(16, b"\0"), k.port.to_bytes(2, "big"), k.protocol.number): (
-            verdict.mark,
-            verdict.position,
-        )
-        for k, verdict in table.exact.items()
-    }
-    bits = {"tcp": 1, "udp": 2, "sctp": 4}
-    ordered = [
-        (
-            rule.mark,
-            rule.position,
-            rule.ports.first,
-            rule.ports.last,
-            sum(bits[protocol] for protocol in rule.protocols),
-            0 if rule.vlan is None else rule.vlan + 1,
-            rule.destination.network_address.packed.ljust(16, b"\0")
-            if rule.destination
-            else bytes(16),
-        )
-        for rule in table.ordered
-    ]
-    return exact, ordered
-
-
-def wanted_flags(backend: Backend) -> int:
-    return 1 + 2 * (backend.weight == 0) + 4 * backend.draining
-
-
 # ---- driving it ----
 
 
@@ -215,7 +108,7 @@ def wanted_flags(backend: Backend) -> int:
 class Machine:
     """Maps in memory, the book of what stands where, and the configuration that they hold."""
 
-    maps: Maps = dataclasses.field(default_factory=lambda: defaultdict(dict))
+    maps: Written = dataclasses.field(default_factory=lambda: defaultdict(dict))
     book: Book = dataclasses.field(default_factory=Book)
     config: Config = dataclasses.field(default_factory=Config)
     first: bool = True
@@ -224,50 +117,14 @@ class Machine:
         rules = (*self.config.marks, *new.marks)
         names = sorted({name for rule in rules for name in rule.interfaces})
         host = Host({name: index for index, name in enumerate(names, 2)}, cursors or {})
-        writes = tables.plan(SCHEMA, self.book, self.config, new, host, first=self.first)
+        plan = tables.plan(SCHEMA, self.book, self.config, new, host, first=self.first)
         self.first = False
-        return writes
+        return list(plan.writes)
 
     def become(self, new: Config) -> None:
         for write in self.plan(new):
             perform(self.maps, write)
         self.config = new
-
-
-def keyed(config: Config) -> dict[ServiceKey, tuple[bytes, Service]]:
-    return {s.key: (tables.service_keys(SCHEMA, s), s) for s in config.services}
-
-
-def assert_says(machine: Machine, config: Config) -> None:
-    """The maps hold this configuration and nothing else that a packet could meet."""
-    maps = machine.maps
-    wanted = {key: wanted_service(service) for key, service in keyed(config).values()}
-    assert {key: found_service(maps, key) for key in maps["services"]} == wanted
-    layout = SCHEMA.values["backends"]
-    expected = {}
-    for service in config.services:
-        place = machine.book.services[str(service.key)]
-        for backend in service.backends:
-            at = place.backends[str(backend)]
-            flags = wanted_flags(backend)
-            row = (at.generation << 32 | flags, backend.address.packed.ljust(16, b"\0"), place.id)
-            assert at.id not in expected
-            expected[at.id] = row
-    present = {
-        int.from_bytes(key, "little"): (
-            layout.number(row, "word"),
-            layout.octets(row, "address"),
-            layout.number(row, "service"),
-        )
-        for key, row in maps["backends"].items()
-        if layout.number(row, "word") & 0xFFFFFFFF
-    }
-    assert present == expected
-    assert found_marks(maps) == wanted_marks(config.marks)
-    assert len(maps["mark_exact"]) == len(marks.expand(config.marks).exact)
-    assert word(maps, "switches", SCHEMA.enums["switch_word"]["settings"]) == (
-        tables.settings_word(SCHEMA, config.settings, config.services)
-    )
 
 
 SMALL = CONFIGS.map(lambda config: dataclasses.replace(config, capacity=CAPACITY))
@@ -313,7 +170,7 @@ def test_whatever_was_there_the_maps_then_say_the_new_configuration(
     machine = Machine()
     for config in (*pair, pair[0], Config(capacity=CAPACITY)):
         machine.become(config)
-        assert_says(machine, config)
+        assert_says(SCHEMA, machine.maps, machine.book, config)
 
 
 @PROPERTY
@@ -324,20 +181,20 @@ def test_at_every_moment_each_service_and_the_rules_are_wholly_old_or_wholly_new
     old, new = pair
     machine = Machine()
     machine.become(old)
-    before, after = keyed(old), keyed(new)
+    before, after = keyed(SCHEMA, old), keyed(SCHEMA, new)
     allowed: dict[bytes, list[View | None]] = defaultdict(list)
     for one, other in ((before, after), (after, before)):
         for key, (raw, service) in one.items():
-            allowed[raw].append(wanted_service(service))
+            allowed[raw].append(wanted_service(SCHEMA, service))
             if key not in other:
                 allowed[raw].append(None)
     rules = [wanted_marks(old.marks), wanted_marks(new.marks)]
     for write in machine.plan(new):
         perform(machine.maps, write)
         for raw, views in allowed.items():
-            assert found_service(machine.maps, raw) in views, write
+            assert found_service(SCHEMA, machine.maps, raw) in views, write
         if table_of(write) in ("switches", "mark_exact", "mark_rules"):
-            assert found_marks(machine.maps) in rules, write
+            assert found_marks(SCHEMA, machine.maps) in rules, write
 
 
 @PROPERTY
@@ -370,7 +227,7 @@ def test_what_was_found_at_any_moment_of_a_change_is_not_remembered_where_it_no_
     """bpf/classify.h: what a CPU found holds as long as the epoch that it read before."""
     machine = Machine()
     machine.become(pair[0])
-    keys = {raw for config in pair for raw, _ in keyed(config).values()}
+    keys = {raw for config in pair for raw, _ in keyed(SCHEMA, config).values()}
 
     def found() -> dict[bytes, tuple[int, bytes | None]]:
         rules = word(machine.maps, "switches", SCHEMA.enums["switch_word"]["marks"])
@@ -391,7 +248,7 @@ def epoch_of(machine: Machine) -> int:
 # ---- the filter ----
 
 
-def passes(maps: Maps, packet: marks.Packet) -> bool:
+def passes(maps: Written, packet: marks.Packet) -> bool:
     """bpf/classify.h: the bit of address, port and protocol, or that of the address alone."""
     exact = SCHEMA.hashing.bit(packet.destination, packet.port, packet.protocol.number)
     return any(
@@ -778,14 +635,14 @@ def test_a_drain_leaves_the_backend_present_and_out_of_the_list() -> None:
     machine.become(shop(*hosts(1, 1)))
     one, two = hosts(1, 1)
     machine.become(shop(dataclasses.replace(one, draining=True), two))
-    assert_says(machine, machine.config)
+    assert_says(SCHEMA, machine.maps, machine.book, machine.config)
 
 
 def test_a_service_with_every_backend_taken_keeps_its_key() -> None:
     machine = Machine()
     machine.become(shop(*hosts(1, 1)))
     machine.become(shop())
-    assert_says(machine, machine.config)
+    assert_says(SCHEMA, machine.maps, machine.book, machine.config)
 
 
 def services(count: int) -> tuple[Service, ...]:
@@ -797,7 +654,7 @@ def test_every_place_that_the_capacity_names_can_be_used(capacity: int) -> None:
     machine = Machine()
     config = Config(services=services(capacity), capacity=Capacity(8, 8, capacity, capacity))
     machine.become(config)
-    assert_says(machine, config)
+    assert_says(SCHEMA, machine.maps, machine.book, config)
 
 
 def test_more_services_than_there_is_room_for_are_a_conflict_that_names_the_setting() -> None:
@@ -813,7 +670,7 @@ def test_a_full_table_of_backends_can_be_edited() -> None:
     edited = dataclasses.replace(shop(*hosts(2, 2, 2)), capacity=full.capacity)
     for config in (edited, full, edited, full):
         machine.become(config)
-        assert_says(machine, config)
+        assert_says(SCHEMA, machine.maps, machine.book, config)
 
 
 def test_a_rule_for_an_interface_that_is_not_here_is_a_fault_of_the_configuration() -> None:

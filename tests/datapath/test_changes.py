@@ -1,0 +1,262 @@
+"""Changes of the configuration in the real maps: what they lead to, also where one is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from lvsxdp import config, journal, maps, records
+from lvsxdp.controller import Balancer
+from lvsxdp.maps import Map
+from lvsxdp.model import Capacity, Config, Features
+from tests.datapath.harness import Datapath, tcp
+from tests.said import assert_says
+from tests.unit.strategies import CONFIGS
+
+A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
+HASHES = ("services", "mark_exact")
+
+
+class Table(Mapping[bytes, bytes]):
+    """A map in the kernel as assert_says reads it."""
+
+    def __init__(self, of: Map, is_hash: bool) -> None:
+        self.of = of
+        rows = dict(of.items()) if is_hash else None
+        self.rows = rows
+
+    def __getitem__(self, key: bytes) -> bytes:
+        found = self.of.look_up(key) if self.rows is None else self.rows.get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[bytes]:
+        every = map(records.number, range(self.of.capacity))
+        return iter(every if self.rows is None else self.rows)
+
+    def __len__(self) -> int:
+        return self.of.capacity if self.rows is None else len(self.rows)
+
+
+class Tables(Mapping[str, Mapping[bytes, bytes]]):
+    """All maps of a balancer."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self.balancer = balancer
+
+    def __getitem__(self, name: str) -> Table:
+        return Table(self.balancer.map(name), name in HASHES)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.balancer.schema.values)
+
+    def __len__(self) -> int:
+        return len(self.balancer.schema.values)
+
+
+def assert_is(balancer: Balancer, wanted: Config) -> None:
+    """The maps and the record say this configuration, and nothing is left to be finished."""
+    assert_says(balancer.schema, Tables(balancer), balancer.state.book, wanted)
+    assert balancer.state.config == wanted
+    assert not journal.is_unfinished(balancer.where)
+
+
+# ------------------------------------------------------------------------------- any two of them
+
+
+def fitted(drawn: Config, capacity: Capacity) -> Config:
+    """A configuration that this balancer can have, with interfaces that are here."""
+    marks = tuple(
+        dataclasses.replace(rule, interfaces=("lb0", "lb1")[: len(rule.interfaces)])
+        for rule in drawn.marks
+    )
+    return dataclasses.replace(drawn, marks=marks, capacity=capacity, features=Features.ALL)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+        HealthCheck.function_scoped_fixture,
+    ],
+)
+@given(drawn=st.lists(CONFIGS, min_size=2, max_size=3))
+def test_whatever_was_there_the_maps_then_say_the_new_configuration(
+    datapath: Datapath, drawn: list[Config]
+) -> None:
+    for each in drawn:
+        wanted = fitted(each, datapath.capacity)
+        datapath.balancer.apply(wanted, datapath.net)
+        assert_is(datapath.balancer, wanted)
+
+
+# ------------------------------------------------------------------------------- killed
+
+OLD = f"""
+marks:
+  - {{mark: 5, protocol: tcp, address: 192.0.2.11, ports: [81, 443]}}
+  - {{mark: 6, protocol: udp, address: 192.0.2.0/24}}
+services:
+  - {{name: stays, protocol: tcp, address: 192.0.2.10, port: 80, scheduler: wrr,
+     backends: [{{address: {A}}}, {{address: {B}, weight: 3}}]}}
+  - {{name: goes, protocol: tcp, address: 192.0.2.11, port: 80, backends: [{{address: {A}}}]}}
+  - {{mark: 5, persistence: 300, backends: [{{address: {C}}}]}}
+"""
+NEW = f"""
+marks:
+  - {{mark: 5, protocol: tcp, address: 192.0.2.11, ports: [81, 8443]}}
+  - {{mark: 7, protocol: udp, address: 192.0.2.0/25}}
+services:
+  - {{name: stays, protocol: tcp, address: 192.0.2.10, port: 80, scheduler: wlc, persistence: 60,
+     backends: [{{address: {A}, weight: 0}}, {{address: {C}}}]}}
+  - {{name: comes, protocol: udp, address: 192.0.2.12, port: any, persistence: 60,
+     backends: [{{address: {B}}}]}}
+  - {{name: too, protocol: tcp, address: 192.0.2.13, port: 21, backends: [{{address: {B}}}]}}
+  - {{mark: 5, persistence: 300, backends: [{{address: {C}}}]}}
+settings: {{require_local: false}}
+"""
+STEPS: list[tuple[type | object, str]] = [
+    *((Map, name) for name in ("update", "store_word", "delete")),
+    *((pathlib.Path, name) for name in ("rename", "touch", "unlink", "open")),
+    (os, "fsync"),
+    (maps, "run_program"),
+]
+
+
+@contextlib.contextmanager
+def counting(reached: Callable[[], None]) -> Iterator[None]:
+    """Calls `reached` before every step that changes a map or a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in STEPS:
+            patch.setattr(owner, name, before(reached, getattr(owner, name)))
+        yield
+
+
+def before(reached: Callable[[], None], step: Callable[..., object]) -> Callable[..., object]:
+    def both(*arguments: object, **named: object) -> object:
+        reached()
+        return step(*arguments, **named)
+
+    return both
+
+
+def killed_at(number: int, work: Callable[[], object]) -> bool:
+    """Does the work in a process that is killed before that step; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def reached() -> None:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+        status = 1
+        with contextlib.suppress(BaseException), counting(reached):
+            work()
+            status = 0
+        os._exit(status)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def reopened(datapath: Datapath) -> Balancer:
+    """The balancer as the next command finds it."""
+    datapath.balancer.close()
+    datapath.balancer = Balancer.open(datapath.balancer.where)
+    return datapath.balancer
+
+
+def parsed(datapath: Datapath, text: str) -> Config:
+    return dataclasses.replace(config.load(text)[0], capacity=datapath.capacity)
+
+
+@pytest.mark.parametrize(("one", "other"), [(OLD, NEW), (NEW, OLD), ("{}", NEW), (NEW, "{}")])
+def test_a_change_that_is_killed_anywhere_is_finished_or_undone_by_the_next_command(
+    datapath: Datapath, one: str, other: str
+) -> None:
+    old, new = (parsed(datapath, text) for text in (one, other))
+    datapath.balancer.apply(old, datapath.net)
+    found = []
+    number = 0
+    while killed_at(number, lambda: datapath.balancer.apply(new, datapath.net)):
+        balancer = reopened(datapath)
+        found.append(balancer.state.config == new)
+        assert_is(balancer, new if found[-1] else old)
+        balancer.apply(old, datapath.net)
+        assert_is(balancer, old)
+        number += 1
+    assert_is(reopened(datapath), new)
+    # once it has begun to take effect it is not given up
+    assert found == sorted(found)
+    assert {True, False} == set(found)
+
+
+def test_a_recovery_that_is_killed_itself_is_finished_by_the_next_command(
+    datapath: Datapath,
+) -> None:
+    old, new = parsed(datapath, OLD), parsed(datapath, NEW)
+    where = datapath.balancer.where
+    ends = set()
+    for first in (12, 30, 42, 52):
+        datapath.balancer.apply(old, datapath.net)
+        assert killed_at(first, lambda: datapath.balancer.apply(new, datapath.net))
+        number = 0
+        while killed_at(number, lambda: Balancer.open(where).close()):
+            number += 1
+        assert number
+        balancer = reopened(datapath)
+        ends.add(balancer.state.config == new)
+        assert_is(balancer, new if balancer.state.config == new else old)
+    assert ends == {True, False}
+
+
+def test_a_change_for_which_there_is_no_room_leaves_everything_as_it_was(
+    datapath: Datapath,
+) -> None:
+    old = parsed(datapath, OLD)
+    datapath.balancer.apply(old, datapath.net)
+    number = 0
+
+    def reached() -> None:
+        nonlocal number
+        number += 1
+        if number == 30:
+            raise OSError("no room")
+
+    with counting(reached), pytest.raises(OSError, match="no room"):
+        datapath.balancer.apply(parsed(datapath, NEW), datapath.net)
+    assert_is(datapath.balancer, old)
+    assert_is(reopened(datapath), old)
+
+
+def test_a_change_that_is_killed_loses_no_connection_and_no_client(datapath: Datapath) -> None:
+    old, new = parsed(datapath, OLD), parsed(datapath, NEW)
+    datapath.apply(OLD)
+
+    def packet(flags: str) -> str | None:
+        return datapath.backend_for(tcp("198.51.100.7:1001", "192.0.2.11:81", flags))
+
+    assert [packet(flags) for flags in "SA"] == [C, C]
+    kept = [dict(row, expires_in=None) for row in datapath.persistence()]
+    for number in range(0, 60, 7):
+        killed_at(number, lambda: datapath.balancer.apply(new, datapath.net))
+        reopened(datapath)
+        datapath.confirm()
+        assert packet("A") == C
+        assert [dict(row, expires_in=None) for row in datapath.persistence()] == kept
+        datapath.balancer.apply(old, datapath.net)

@@ -1,0 +1,163 @@
+"""What a configuration says and what the maps say, to be compared, in memory or in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lvsxdp import marks, records, scheduling, tables
+from lvsxdp.book import Book
+from lvsxdp.model import Backend, Config, MarkKey, MarkRule, Scheduler, Service, ServiceKey
+from lvsxdp.schema import Schema
+
+Maps = Mapping[str, Mapping[bytes, bytes]]
+View = tuple[object, ...]
+
+
+def word(maps: Maps, table: str, index: int) -> int:
+    """The first word of an array's row."""
+    return int.from_bytes(maps[table].get(records.number(index), bytes(8))[:8], "little")
+
+
+def found_service(schema: Schema, maps: Maps, key: bytes) -> View | None:
+    """The service as a packet meets it: its row's facts, its list, its table of sh."""
+    identity = maps["services"].get(key)
+    if identity is None:
+        return None
+    switch = word(maps, "service_switches", int.from_bytes(identity, "little"))
+    row = maps["service_configs"][records.number(switch & 0xFFFFFFFF)]
+    layout = schema.values["service_configs"]
+    assert layout.number(row, "generation") == switch >> 32 & 0xFFFF
+    names = ("persistence_timeout", "flags", "scheduler", "mark", "weight_step", "weight_max")
+    start, length = layout.number(row, "list_offset"), layout.number(row, "list_length")
+    is_sh = layout.number(row, "scheduler") == schema.enums["scheduler"]["sh"]
+    slots = layout.number(row, "slots_offset")
+    return (
+        *(layout.number(row, name) for name in names),
+        layout.octets(row, "netmask"),
+        tuple(found_member(schema, maps, start + n) for n in range(length)),
+        found_slots(maps, slots, length) if is_sh else (),
+    )
+
+
+def found_member(schema: Schema, maps: Maps, index: int) -> View:
+    member = maps["members"][records.number(index)]
+    layout, backend = schema.values["members"], schema.values["backends"]
+    row = maps["backends"][member[:4]]
+    assert backend.number(row, "word") & schema.enums["backend_flag"]["present"]
+    return (backend.octets(row, "address"), layout.number(member, "weight"))
+
+
+def found_slots(maps: Maps, start: int, length: int) -> View:
+    wanted = range(start, start + (scheduling.SH_BUCKETS if length else 0))
+    return tuple(int.from_bytes(maps["slots"][records.number(n)], "little") for n in wanted)
+
+
+def wanted_service(schema: Schema, service: Service) -> View:
+    """The same, from the configuration."""
+    members = [b for b in reversed(service.backends) if not b.draining]
+    weights = [b.weight for b in members]
+    rounds = scheduling.wrr_rounds(weights)
+    kept = service.persistence
+    is_sh = service.scheduler is Scheduler.SH
+    return (
+        (kept.timeout if kept else 0) * schema.hz,
+        tables._service_flags(schema, service),
+        schema.enums["scheduler"][service.scheduler],
+        service.key.mark if isinstance(service.key, MarkKey) else 0,
+        rounds.step,
+        rounds.top,
+        kept.netmask.packed.ljust(16, b"\0") if kept else bytes(16),
+        tuple((b.address.packed.ljust(16, b"\0"), b.weight) for b in members),
+        tuple(scheduling.sh_table(weights)) if is_sh else (),
+    )
+
+
+def found_marks(schema: Schema, maps: Maps) -> View:
+    """The rule set that the switch word names."""
+    switch = word(maps, "switches", schema.enums["switch_word"]["marks"])
+    generation, start, count = switch & 0xFFFF, switch >> 16 & 0xFFFF, switch >> 32 & 0xFFFF
+    key, value = schema.keys["mark_exact"], schema.values["mark_exact"]
+    exact = {
+        (key.octets(k, "address"), key.octets(k, "port"), key.number(k, "protocol")): (
+            value.number(v, "mark"),
+            value.number(v, "position"),
+        )
+        for k, v in maps["mark_exact"].items()
+        if key.number(k, "generation") == generation
+    }
+    assert bool(exact) == bool(switch >> 48 & 1)
+    rows = (maps["mark_rules"][records.number(start + n)] for n in range(count))
+    layout = schema.values["mark_rules"]
+    names = ("mark", "position", "first_port", "last_port", "protocols", "vlan")
+    return exact, [
+        (*(layout.number(row, name) for name in names), layout.octets(row, "destination"))
+        for row in rows
+    ]
+
+
+def wanted_marks(rules: tuple[MarkRule, ...]) -> View:
+    table = marks.expand(rules)
+    exact = {
+        (k.address.packed.ljust(16, b"\0"), k.port.to_bytes(2, "big"), k.protocol.number): (
+            verdict.mark,
+            verdict.position,
+        )
+        for k, verdict in table.exact.items()
+    }
+    bits = {"tcp": 1, "udp": 2, "sctp": 4}
+    ordered = [
+        (
+            rule.mark,
+            rule.position,
+            rule.ports.first,
+            rule.ports.last,
+            sum(bits[protocol] for protocol in rule.protocols),
+            0 if rule.vlan is None else rule.vlan + 1,
+            rule.destination.network_address.packed.ljust(16, b"\0")
+            if rule.destination
+            else bytes(16),
+        )
+        for rule in table.ordered
+    ]
+    return exact, ordered
+
+
+def wanted_flags(backend: Backend) -> int:
+    return 1 + 2 * (backend.weight == 0) + 4 * backend.draining
+
+
+def keyed(schema: Schema, config: Config) -> dict[ServiceKey, tuple[bytes, Service]]:
+    return {s.key: (tables.service_keys(schema, s), s) for s in config.services}
+
+
+def assert_says(schema: Schema, maps: Maps, book: Book, config: Config) -> None:
+    """The maps hold this configuration and nothing else that a packet could meet."""
+    wanted = {
+        key: wanted_service(schema, service) for key, service in keyed(schema, config).values()
+    }
+    assert {key: found_service(schema, maps, key) for key in maps["services"]} == wanted
+    layout = schema.values["backends"]
+    expected = {}
+    for service in config.services:
+        place = book.services[str(service.key)]
+        for backend in service.backends:
+            at = place.backends[str(backend)]
+            flags = wanted_flags(backend)
+            row = (at.generation << 32 | flags, backend.address.packed.ljust(16, b"\0"), place.id)
+            assert at.id not in expected
+            expected[at.id] = row
+    present = {
+        int.from_bytes(key, "little"): (
+            layout.number(row, "word"),
+            layout.octets(row, "address"),
+            layout.number(row, "service"),
+        )
+        for key, row in maps["backends"].items()
+        if layout.number(row, "word") & 0xFFFFFFFF
+    }
+    assert present == expected
+    assert found_marks(schema, maps) == wanted_marks(config.marks)
+    assert len(maps["mark_exact"]) == len(marks.expand(config.marks).exact)
+    assert word(maps, "switches", schema.enums["switch_word"]["settings"]) == (
+        tables.settings_word(schema, config.settings, config.services)
+    )
