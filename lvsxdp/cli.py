@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from lvsxdp import __version__
-from lvsxdp.command import Group, Options, as_json, opened, pass_options, say, session
+from lvsxdp.command import (
+    Group,
+    Options,
+    as_json,
+    confirm_within,
+    opened,
+    pass_options,
+    say,
+    session,
+)
 from lvsxdp.entry_commands import connection, persistence
 from lvsxdp.errors import NotFoundError
 from lvsxdp.model import Config
@@ -79,6 +88,7 @@ def schema() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace what another program attached.")
 @click.option("--set-sysctl", is_flag=True, help="Set net.ipv4/ipv6.conf.lo.forwarding to 1.")
+@confirm_within
 @pass_options
 def attach(
     options: Options,
@@ -87,12 +97,13 @@ def attach(
     mode: str,
     force: bool,
     set_sysctl: bool,
+    confirm: int | None,
 ) -> None:
     """Attach interfaces; compile and load first where nothing runs yet: what the file uses.
 
-    Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl
+    Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl --confirm 60
     """
-    from lvsxdp import attaching, views
+    from lvsxdp import attaching, confirming, views
 
     loaded = _read_config(config) if config else None
     names = interfaces or (loaded.interfaces if loaded else ())
@@ -100,10 +111,17 @@ def attach(
         raise NotFoundError("no interface is named, here or under interfaces: in the file")
     with session(options) as (where, net):
         _lo_forwarding(set_sysctl)
-        attaching.attach(where, net, names, loaded, mode, force=force, say=say)
+        with confirming.until_confirmed(where, confirm, names):
+            attaching.attach(where, net, names, loaded, mode, force=force, say=say)
         for warning in views.warnings(loaded or Config(), net):
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
+    _ask_to_confirm(confirm)
+
+
+def _ask_to_confirm(seconds: int | None) -> None:
+    if seconds is not None:
+        say(f"undone in {seconds} s, unless it is confirmed before: lvsxdp confirm")
 
 
 def _lo_forwarding(set_it: bool) -> None:
@@ -152,15 +170,18 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--undrain", is_flag=True, help="End drains that the file does not ask for.")
+@confirm_within
 @pass_options
-def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
+def apply(
+    options: Options, config: Path, dry_run: bool, undrain: bool, confirm: int | None
+) -> None:
     """Bring the running balancer to CONFIG; prints what differs.
 
     Compiles in first what CONFIG is the first to use, in seconds: a family, or ordered mark rules.
 
     Example: lvsxdp apply shop.yaml --dry-run
     """
-    from lvsxdp import changes, features, views
+    from lvsxdp import changes, confirming, features, views
 
     wanted = _read_config(config)
     with opened(options) as (balancer, net):
@@ -173,10 +194,27 @@ def apply(options: Options, config: Path, dry_run: bool, undrain: bool) -> None:
             click.echo(line)
         if balancer.missing(wanted):
             click.echo(f"features: {features.names(balancer.missing(wanted))} to be compiled in")
-        if not dry_run and (lines or balancer.state.applied):
-            balancer.apply(wanted, net)
+        changing = not dry_run and bool(lines or balancer.state.applied)
+        if changing:
+            with confirming.until_confirmed(balancer.where, confirm):
+                balancer.apply(wanted, net)
         for warning in views.warnings(wanted, net):
             say(f"warning: {warning}")
+    _ask_to_confirm(confirm if changing else None)
+
+
+@main.command()
+@pass_options
+def confirm(options: Options) -> None:
+    """Keep what was attached or applied with --confirm.
+
+    Example: lvsxdp confirm
+    """
+    from lvsxdp import confirming
+
+    with session(options) as (where, _):
+        confirming.confirm(where)
+    click.echo("confirmed")
 
 
 @main.command()

@@ -59,6 +59,12 @@ class Options:
 
 
 pass_options = click.make_pass_decorator(Options)
+confirm_within = click.option(
+    "--confirm",
+    type=click.IntRange(1, 86400),
+    metavar="SECONDS",
+    help="Undo it all after so many seconds, unless `lvsxdp confirm` comes first.",
+)
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 
 
@@ -91,6 +97,10 @@ def session(options: Options) -> Iterator[tuple[Any, Any]]:
         network.enter_namespace(options.netns)
     where = controller.here()
     with state.locked(where, options.wait), network.Network() as net:
+        if (where.files / "confirm.json").exists():
+            from lvsxdp import confirming
+
+            confirming.undo_what_is_overdue(where, net, say)
         yield where, net
 
 
@@ -143,8 +153,9 @@ def change(options: Options, edit: Callable[[Config], Config]) -> None:
 
 def put(balancer: Any, net: Any, wanted: Config) -> None:
     """Applies a configuration that an edit made; what is legal and probably not meant is told."""
-    from lvsxdp import checks
+    from lvsxdp import checks, confirming
 
+    confirming.refuse(balancer.where)
     before = checks.check(balancer.state.config)
     for warning in checks.check(wanted):
         if warning not in before:

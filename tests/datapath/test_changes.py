@@ -7,13 +7,14 @@ import dataclasses
 import os
 import pathlib
 import signal
+import struct
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lvsxdp import config, journal, maps, records
+from lvsxdp import config, journal, maps, records, views
 from lvsxdp.controller import Balancer
 from lvsxdp.maps import Map
 from lvsxdp.model import Capacity, Config, Features
@@ -260,3 +261,57 @@ def test_a_change_that_is_killed_loses_no_connection_and_no_client(datapath: Dat
         assert packet("A") == C
         assert [dict(row, expires_in=None) for row in datapath.persistence()] == kept
         datapath.balancer.apply(old, datapath.net)
+
+
+# ---------------------------------------------------------------------- whatever its history
+
+CLIENTS, AT_ONCE = 10_000, 2_000
+
+
+def sh(servers: str) -> str:
+    """An sh service with these backends."""
+    return (
+        "services:\n- {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: sh,"
+        f" backends: [{servers}]}}\n"
+    )
+
+
+def choices(datapath: Datapath) -> dict[str, str]:
+    """Client -> backend of so many clients' connections, made by the TC programs."""
+    found: dict[str, str] = {}
+    balancer = datapath.balancer
+    known = balancer.state.attachments
+    balancer.state.attachments = [dataclasses.replace(a, mode="tc") for a in known]
+    balancer.refresh_network(datapath.net)
+    frame = bytes(datapath.to_host(tcp("198.51.0.0:1001", "192.0.2.10:80")))
+    context = bytearray(192)
+    struct.pack_into("<I", context, 40, datapath.ifindex["lb0"])
+    try:
+        for first in range(0, CLIENTS, AT_ONCE):
+            for number in range(first, first + AT_ONCE):
+                sent = frame[:28] + number.to_bytes(2, "big") + frame[30:]
+                maps.run_program(datapath.entry["tc"], sent, context=bytes(context))
+            found |= {row["client"]: row["backend"] for row in datapath.connections()}
+            balancer.reap(views.places(balancer, views.CONNECTIONS), force=True)
+    finally:
+        balancer.state.attachments = known
+        balancer.refresh_network(datapath.net)
+    return found
+
+
+def test_sh_chooses_alike_built_in_one_go_or_by_edits(datapath: Datapath) -> None:
+    wanted = f"{{address: {A}, weight: 2}}, {{address: {B}}}, {{address: {C}, weight: 5}}"
+    datapath.apply(sh(wanted))
+    in_one_go = choices(datapath)
+    datapath.clear()
+    for servers in (
+        f"{{address: {C}}}",
+        f"{{address: {C}, weight: 0}}, {{address: 10.0.0.14}}",
+        f"{{address: {B}, weight: 9}}, {{address: 10.0.0.14}}, {{address: {C}}}",
+        f"{{address: {A}}}, {{address: {B}}}, {{address: {C}, weight: 5}}",
+        wanted,
+    ):
+        datapath.apply(sh(servers))
+    assert len(in_one_go) == CLIENTS
+    assert choices(datapath) == in_one_go
+    assert set(in_one_go.values()) == {A, B, C}

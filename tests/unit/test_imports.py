@@ -28,6 +28,7 @@ ACTING = {
     "daemon",
     "swapping",
     "journal",
+    "confirming",
     "recovery",
     "ageing",
     "views",

@@ -1,0 +1,166 @@
+"""Changes that undo themselves unless they are confirmed: for the interface one is logged in by.
+
+The way back is on record before the change is made.  A process of its own goes it when the time is
+up, whatever has become of the shell; if that is killed, the next command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import syslog
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lvsxdp import attaching, controller, snapshot, state
+from lvsxdp.controller import Balancer
+from lvsxdp.errors import ConflictError, LvsxdpError, NotFoundError
+from lvsxdp.model import Config
+from lvsxdp.network import Network
+from lvsxdp.state import Folders
+
+POLL = 0.2
+LOCK_WAIT = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pending:
+    """A change that waits for confirmation until `deadline`, seconds since the machine started.
+
+    Undone, `config` is what runs and `interfaces` are detached; None: nothing was attached before.
+    `applied` is as in State.
+    """
+
+    deadline: float
+    config: Config | None
+    applied: Config | None
+    interfaces: tuple[str, ...]
+
+
+def now() -> float:
+    """Seconds since the machine started, those asleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _file(where: Folders) -> Path:
+    return where.files / "confirm.json"
+
+
+def pending_of(where: Folders) -> Pending | None:
+    """The change that waits for confirmation, None without one."""
+    try:
+        plain = json.loads(_file(where).read_text())
+    except FileNotFoundError:
+        return None
+    config, applied = (
+        snapshot.from_plain(plain[name]) if plain[name] else None for name in ("config", "applied")
+    )
+    return Pending(plain["deadline"], config, applied, tuple(plain["interfaces"]))
+
+
+def refuse(where: Folders) -> None:
+    """Raises ConflictError while a change waits for confirmation: undoing it would undo others."""
+    pending = pending_of(where)
+    if pending is not None:
+        raise ConflictError(
+            f"a change waits for its confirmation for {max(pending.deadline - now(), 0):.0f} s "
+            "(lvsxdp confirm)"
+        )
+
+
+@contextlib.contextmanager
+def until_confirmed(
+    where: Folders, seconds: int | None, interfaces: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """Has the change that is made meanwhile undone after so many seconds; None: no change is."""
+    refuse(where)
+    if seconds is None:
+        yield
+        return
+    known = state.read(where) if where.pins.is_dir() else None
+    pending = Pending(
+        now() + seconds,
+        known.config if known else None,
+        known.applied if known else None,
+        interfaces,
+    )
+    _put(where, pending)
+    argv = [sys.executable, "-m", "lvsxdp.confirming", str(pending.deadline)]
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True)
+    try:
+        yield
+    except BaseException:
+        end(where)
+        raise
+
+
+def _put(where: Folders, pending: Pending) -> None:
+    plain = {
+        "deadline": pending.deadline,
+        "config": snapshot.to_plain(pending.config) if pending.config else None,
+        "applied": snapshot.to_plain(pending.applied) if pending.applied else None,
+        "interfaces": pending.interfaces,
+    }
+    state.write_plain(_file(where), plain)
+
+
+def end(where: Folders) -> None:
+    """Nothing waits any more."""
+    _file(where).unlink(missing_ok=True)
+
+
+def confirm(where: Folders) -> None:
+    """Keeps the change that waits; NotFoundError where none does."""
+    if pending_of(where) is None:
+        raise NotFoundError("no change waits for confirmation")
+    end(where)
+
+
+def undo_what_is_overdue(where: Folders, net: Network, say: Callable[[str], None]) -> None:
+    """Undoes a change that was not confirmed in time; may be done twice."""
+    pending = pending_of(where)
+    if pending is None or now() < pending.deadline:
+        return
+    if state.read(where) is not None and where.pins.is_dir():
+        _undo(where, net, pending)
+        say("a change that was not confirmed in time is undone")
+    end(where)
+
+
+def _undo(where: Folders, net: Network, pending: Pending) -> None:
+    if pending.config is None:
+        attaching.detach_all(where, net)
+        return
+    with Balancer.open(where) as balancer:
+        if balancer.state.config != pending.config:
+            balancer.apply(pending.config, net)
+        balancer.state.applied = pending.applied
+        state.write(where, balancer.state)
+        on_record = {attached.interface for attached in balancer.state.attachments}
+    attaching.detach(where, net, tuple(i for i in pending.interfaces if i in on_record))
+
+
+def main() -> None:
+    """Waits for the deadline that it is given, and undoes the change that still waits then."""
+    deadline = float(sys.argv[1])
+    where = controller.here()
+    while (pending := pending_of(where)) and pending.deadline == deadline:
+        left = deadline - now()
+        if left > 0:
+            time.sleep(min(left, POLL))
+            continue
+        try:
+            with state.locked(where, LOCK_WAIT), Network() as net:
+                undo_what_is_overdue(where, net, syslog.syslog)
+        except LvsxdpError as err:
+            syslog.syslog(syslog.LOG_ERR, f"undoing a change failed: {err}")
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
