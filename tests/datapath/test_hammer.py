@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvsxdp import bytecode, compiler, maps, records
+from lvsxdp import bytecode, compiler, config, maps, records
 from lvsxdp.maps import Map
 from tests.datapath.harness import BACKENDS, Datapath, tcp, udp
 
@@ -101,6 +102,8 @@ def test_every_decision_is_of_the_state_before_or_after_a_change(
     sent = frames(datapath)
     for number, frame in enumerate(sent):
         tables["frames"].update(records.number(number), frame)
+    texts = (config.load(version(number))[0] for number in range(CHANGES + 1))
+    versions = [dataclasses.replace(each, capacity=datapath.capacity) for each in texts]
     cpus = sorted(os.sched_getaffinity(os.getppid()))
     fork = multiprocessing.get_context("fork")
     stop = fork.Event()
@@ -112,8 +115,10 @@ def test_every_decision_is_of_the_state_before_or_after_a_change(
     child.start()
     try:
         for number in range(1, CHANGES + 1):
+            wanted = versions[number]
             began.append(time.monotonic_ns())
-            datapath.apply(version(number))
+            # no test run of a program here: the kernel has those wait for the other's
+            datapath.balancer.apply(wanted, datapath.net)
             ended.append(time.monotonic_ns())
     finally:
         stop.set()
