@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import packet
-from lvsxdp import bytecode, compiler, maps, network, records
+from lvsxdp import bytecode, compiler, libbpf, network, records
 from lvsxdp.network import Network
 
 LIVE_FRAMES = 1 << 1
@@ -151,12 +151,12 @@ def _sum(part: bytes) -> int:
 def run_live(program: int, frame: bytes, packets: int) -> None:
     """Runs a program on frames that then really go where it sends them."""
     given = ctypes.create_string_buffer(frame, len(frame))
-    options = maps._RunOptions(size=ctypes.sizeof(maps._RunOptions), repeat=packets)
+    options = libbpf.RunOptions(size=ctypes.sizeof(libbpf.RunOptions), repeat=packets)
     options.data_in, options.data_size_in = ctypes.addressof(given), len(frame)
     options.flags, options.batch_size = LIVE_FRAMES, BATCH
-    result = maps._library().bpf_prog_test_run_opts(program, ctypes.byref(options))
+    result = libbpf.library().bpf_prog_test_run_opts(program, ctypes.byref(options))
     if result:
-        raise maps._fail("generating live frames failed", result)
+        raise libbpf.failure("generating live frames failed", result)
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ import ctypes
 import dataclasses
 import enum
 import errno
-import functools
 import mmap
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from lvsxdp import libbpf
 from lvsxdp.errors import DatapathError
 from lvsxdp.records import Shape
 
@@ -33,116 +33,9 @@ class ProgramType(enum.IntEnum):
     XDP = 6
 
 
-class _LoadOptions(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("attempts", ctypes.c_int),
-        ("expected_attach_type", ctypes.c_int),
-        ("btf_descriptor", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("ifindex", ctypes.c_uint32),
-        ("kernel_version", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-        ("attach_descriptor", ctypes.c_uint32),
-        ("attach_btf_descriptor", ctypes.c_uint32),
-        ("descriptors", ctypes.c_void_p),
-        ("func_info", ctypes.c_void_p),
-        ("func_info_count", ctypes.c_uint32),
-        ("func_info_size", ctypes.c_uint32),
-        ("line_info", ctypes.c_void_p),
-        ("line_info_count", ctypes.c_uint32),
-        ("line_info_size", ctypes.c_uint32),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log", ctypes.c_char_p),
-    ]
-
-
-class _RunOptions(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("context_in", ctypes.c_void_p),
-        ("context_out", ctypes.c_void_p),
-        ("context_size_in", ctypes.c_uint32),
-        ("context_size_out", ctypes.c_uint32),
-        ("verdict", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    ]
-
-
-class _MapInfo(ctypes.Structure):
-    _fields_ = [
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("key_size", ctypes.c_uint32),
-        ("value_size", ctypes.c_uint32),
-        ("max_entries", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("name", ctypes.c_char * 16),
-        ("rest", ctypes.c_uint8 * 128),
-    ]
-
-
-class _MapOptions(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("btf_descriptor", ctypes.c_uint32),
-        ("btf_key", ctypes.c_uint32),
-        ("btf_value", ctypes.c_uint32),
-        ("btf_kernel_value", ctypes.c_uint32),
-        ("inner_descriptor", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("extra", ctypes.c_uint64),
-        ("numa_node", ctypes.c_uint32),
-        ("ifindex", ctypes.c_uint32),
-    ]
-
-
-class _ProgramInfo(ctypes.Structure):
-    _fields_ = [
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("tag", ctypes.c_uint8 * 8),
-        ("jited_length", ctypes.c_uint32),
-        ("translated_length", ctypes.c_uint32),
-        ("jited", ctypes.c_uint64),
-        ("translated", ctypes.c_uint64),
-        ("load_time", ctypes.c_uint64),
-        ("uid", ctypes.c_uint32),
-        ("map_count", ctypes.c_uint32),
-        ("map_ids", ctypes.c_uint64),
-        ("name", ctypes.c_char * 16),
-        ("rest", ctypes.c_uint8 * 256),
-    ]
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """libbpf, kept quiet: its errors come back as numbers."""
-    try:
-        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError as err:
-        raise DatapathError("libbpf.so.1 is missing: install the package libbpf1") from err
-    library.libbpf_set_print(None)
-    return library
-
-
-def _fail(what: str, result: int) -> DatapathError:
-    number = -result if result < -1 else ctypes.get_errno()
-    return DatapathError(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
-
-
 def possible_cpus() -> int:
     """How many values an entry of a per-CPU map has."""
-    return int(_library().libbpf_num_possible_cpus())
+    return int(libbpf.library().libbpf_num_possible_cpus())
 
 
 # ------------------------------------------------------------------------------------ programs
@@ -150,12 +43,12 @@ def possible_cpus() -> int:
 
 def load_program(name: str, code: bytes, kind: ProgramType) -> int:
     """A descriptor of the loaded program; DatapathError with the verifier's last lines."""
-    options = _LoadOptions(size=ctypes.sizeof(_LoadOptions))
+    options = libbpf.LoadOptions(size=ctypes.sizeof(libbpf.LoadOptions))
     options.flags = F_XDP_HAS_FRAGS if kind is ProgramType.XDP else 0
     descriptor = _prog_load(name, code, kind, options)
     if descriptor >= 0:
         return descriptor
-    failure = _fail(f"loading program {name} failed", descriptor)
+    failure = libbpf.failure(f"loading program {name} failed", descriptor)
     log = ctypes.create_string_buffer(LOG_BYTES)
     options.log_level, options.log_size = 1, LOG_BYTES
     options.log = ctypes.cast(log, ctypes.c_char_p)
@@ -166,10 +59,10 @@ def load_program(name: str, code: bytes, kind: ProgramType) -> int:
     raise DatapathError("\n".join([f"{failure}; the verifier's last lines:", *lines[-25:]]))
 
 
-def _prog_load(name: str, code: bytes, kind: ProgramType, options: _LoadOptions) -> int:
+def _prog_load(name: str, code: bytes, kind: ProgramType, options: libbpf.LoadOptions) -> int:
     short = f"lvsxdp_{name}"[:15].encode()
     return int(
-        _library().bpf_prog_load(
+        libbpf.library().bpf_prog_load(
             int(kind), short, b"GPL", code, ctypes.c_size_t(len(code) // 8), ctypes.byref(options)
         )
     )
@@ -204,7 +97,7 @@ def run_program(
         context = b"".join(field.to_bytes(4, "little") for field in fields)
     output = ctypes.create_string_buffer(len(packet) + 512)
     given = ctypes.create_string_buffer(packet, len(packet))
-    options = _RunOptions(size=ctypes.sizeof(_RunOptions), repeat=repeat)
+    options = libbpf.RunOptions(size=ctypes.sizeof(libbpf.RunOptions), repeat=repeat)
     options.data_in, options.data_size_in = ctypes.addressof(given), len(packet)
     options.data_out, options.data_size_out = ctypes.addressof(output), len(output)
     if context is not None:
@@ -215,11 +108,11 @@ def run_program(
     # the kernel gives a long run up for a signal; it is for after the run
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        result = _library().bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
+        result = libbpf.library().bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
     if result:
-        raise _fail("running a program by itself failed", result)
+        raise libbpf.failure("running a program by itself failed", result)
     moved = 0
     if context is not None and len(context) == 24:
         moved = int.from_bytes(after.raw[4:8], "little") - options.data_size_out
@@ -230,16 +123,18 @@ def run_program(
 
 def program_info(descriptor: int) -> tuple[int, str]:
     """A program's id and name."""
-    info, size = _ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(_ProgramInfo))
-    result = _library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(size))
+    info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
+    result = libbpf.library().bpf_obj_get_info_by_fd(
+        descriptor, ctypes.byref(info), ctypes.byref(size)
+    )
     if result:
-        raise _fail("asking for a program's id failed", result)
+        raise libbpf.failure("asking for a program's id failed", result)
     return int(info.id), info.name.decode()
 
 
 def program_name(identity: int) -> str:
     """The name of a program by its id, `?` where it is gone."""
-    descriptor = int(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(identity)))
+    descriptor = int(libbpf.library().bpf_prog_get_fd_by_id(ctypes.c_uint32(identity)))
     if descriptor < 0:
         return "?"
     try:
@@ -253,16 +148,16 @@ def program_name(identity: int) -> str:
 
 def pin(descriptor: int, path: Path) -> None:
     """Keeps a map or program alive by a file in the bpf file system."""
-    result = _library().bpf_obj_pin(descriptor, os.fsencode(path))
+    result = libbpf.library().bpf_obj_pin(descriptor, os.fsencode(path))
     if result:
-        raise _fail(f"pinning {path} failed", result)
+        raise libbpf.failure(f"pinning {path} failed", result)
 
 
 def open_pin(path: Path) -> int:
     """A descriptor of what is pinned at `path`."""
-    descriptor = int(_library().bpf_obj_get(os.fsencode(path)))
+    descriptor = int(libbpf.library().bpf_obj_get(os.fsencode(path)))
     if descriptor < 0:
-        raise _fail(f"opening {path} failed", descriptor)
+        raise libbpf.failure(f"opening {path} failed", descriptor)
     return descriptor
 
 
@@ -271,15 +166,15 @@ def open_pin(path: Path) -> int:
 
 def create(name: str, kind: int, key_size: int, value_size: int, capacity: int, flags: int) -> int:
     """A descriptor of a new map."""
-    options = _MapOptions(size=ctypes.sizeof(_MapOptions), flags=flags)
+    options = libbpf.MapOptions(size=ctypes.sizeof(libbpf.MapOptions), flags=flags)
     descriptor = int(
-        _library().bpf_map_create(
+        libbpf.library().bpf_map_create(
             kind, name[:15].encode(), key_size, value_size, capacity, ctypes.byref(options)
         )
     )
     if descriptor < 0:
         size = value_size * capacity >> 10
-        raise _fail(f"making the table {name} of {size} KiB failed", descriptor)
+        raise libbpf.failure(f"making the table {name} of {size} KiB failed", descriptor)
     return descriptor
 
 
@@ -294,12 +189,12 @@ class Map:
     def __init__(self, descriptor: int, flat: Shape | None = None) -> None:
         """Takes the descriptor over; `flat` says what a flat table holds."""
         self.descriptor, self.flat = descriptor, flat
-        info, size = _MapInfo(), ctypes.c_uint32(ctypes.sizeof(_MapInfo))
-        result = _library().bpf_obj_get_info_by_fd(
+        info, size = libbpf.MapInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.MapInfo))
+        result = libbpf.library().bpf_obj_get_info_by_fd(
             descriptor, ctypes.byref(info), ctypes.byref(size)
         )
         if result:
-            raise _fail("asking for a map's sizes failed", result)
+            raise libbpf.failure("asking for a map's sizes failed", result)
         self.type, self.capacity, self.flags = int(info.type), int(info.max_entries), info.flags
         self.name = info.name.decode()
         self.key_size, self.value_size = int(info.key_size), int(info.value_size)
@@ -328,7 +223,7 @@ class Map:
         if self.flat:
             return b"".join(self._map()[place] for place in self._places(key))
         value = ctypes.create_string_buffer(self.stride * self.cpus)
-        if _library().bpf_map_lookup_elem(self.descriptor, key, value):
+        if libbpf.library().bpf_map_lookup_elem(self.descriptor, key, value):
             return None
         return value.raw
 
@@ -338,13 +233,17 @@ class Map:
             for number, place in enumerate(self._places(key)):
                 self._map()[place] = value[number * self.stride : (number + 1) * self.stride]
             return
-        result = _library().bpf_map_update_elem(self.descriptor, key, value, ctypes.c_uint64(flags))
+        result = libbpf.library().bpf_map_update_elem(
+            self.descriptor, key, value, ctypes.c_uint64(flags)
+        )
         if result:
-            raise _fail(f"writing to map {self.name} ({self.capacity} entries) failed", result)
+            raise libbpf.failure(
+                f"writing to map {self.name} ({self.capacity} entries) failed", result
+            )
 
     def delete(self, key: bytes) -> bool:
         """Deletes an entry; False where there was none."""
-        return not _library().bpf_map_delete_elem(self.descriptor, key)
+        return not libbpf.library().bpf_map_delete_elem(self.descriptor, key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries of a hash map, read in batches; what changes meanwhile may be missed."""
@@ -355,7 +254,7 @@ class Map:
         started = False
         while True:
             count = ctypes.c_uint32(limit)
-            result = _library().bpf_map_lookup_batch(
+            result = libbpf.library().bpf_map_lookup_batch(
                 self.descriptor,
                 token if started else None,
                 following,
@@ -366,7 +265,7 @@ class Map:
             )
             number = -result if result < -1 else ctypes.get_errno()
             if result and number != errno.ENOENT:
-                raise _fail(f"reading map {self.name} failed", result)
+                raise libbpf.failure(f"reading map {self.name} failed", result)
             yield from self._split(keys, values, count.value)
             if result:
                 return

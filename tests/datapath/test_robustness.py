@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1Q
 
-from lvsxdp import maps
+from lvsxdp import libbpf
 from tests.datapath.harness import Datapath, tcp, udp
 
 # An emulated machine runs fewer (scripts/test-vm).
@@ -66,12 +66,12 @@ class Runner:
         self.before, self.after = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
         self.before[3] = datapath.ifindex["lb0"]
         self.entry = datapath.entry["xdp"]
-        self.options = maps._RunOptions(size=ctypes.sizeof(maps._RunOptions), repeat=1)
+        self.options = libbpf.RunOptions(size=ctypes.sizeof(libbpf.RunOptions), repeat=1)
         self.options.data_in = ctypes.addressof(self.frame)
         self.options.data_out = ctypes.addressof(self.output)
         self.options.context_in = ctypes.addressof(self.before)
         self.options.context_out = ctypes.addressof(self.after)
-        self.call = maps._library().bpf_prog_test_run_opts
+        self.call = libbpf.library().bpf_prog_test_run_opts
 
     def run(self, frame: bytes) -> tuple[int, bool]:
         """The verdict on a frame, and whether it was handed over."""

@@ -20,6 +20,7 @@ PURE = [
 ACTING = {
     "bytecode",
     "compiler",
+    "libbpf",
     "maps",
     "network",
     "controller",
