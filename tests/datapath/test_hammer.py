@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from lvsxdp import bytecode, compiler, config, maps, records
 from lvsxdp.maps import Map
+from tests.datapath.conftest import running
 from tests.datapath.harness import BACKENDS, Datapath, tcp, udp
 
 HERE = Path(__file__).parent
@@ -24,6 +26,10 @@ CHANGES = 1000
 WEB = [(A,), (B, C), (C,), (A, B)]
 MARKED = [(A,), (B,), (C,)]
 SCHEDULERS = ["rr", "wrr", "wlc", "sh"]
+ROOMY = """
+capacity: {connections: 4096, persistence: 4096, services: 4096}
+features: all
+"""
 # hammer.c
 FRAME_BYTES, STEP, HANDED_OVER = 80, 1 << 14, 0xFFFF
 DECISION = np.dtype([("began", "<u8"), ("took", "<u4"), ("kind", "<u2"), ("backend", "<u2")])
@@ -91,12 +97,18 @@ def hammer(driver: int, frame: bytes, ifindex: int, cpu: int, stop: Event) -> No
         maps.run_program(driver, frame, ifindex=ifindex, repeat=STEP)
 
 
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Datapath]:
+    """Programs with more service ids than are used, so that none has to be swept for another."""
+    with running("lvxhammer", ROOMY, tmp_path) as datapath:
+        yield datapath
+
+
 def test_every_decision_is_of_the_state_before_or_after_a_change(
-    datapath: Datapath, tmp_path_factory: pytest.TempPathFactory
+    roomy: Datapath, tmp_path: Path
 ) -> None:
-    compiled = compiler.compile_source(
-        "hammer.c", {}, cache=tmp_path_factory.getbasetemp(), folder=HERE
-    )
+    datapath = roomy
+    compiled = compiler.compile_source("hammer.c", {}, cache=tmp_path, folder=HERE)
     programs, tables = bytecode.load_alone(compiled, ("driver",))
     tables["subjects"].update(records.number(0), records.number(datapath.entry["xdp"]))
     sent = frames(datapath)
@@ -130,8 +142,8 @@ def test_every_decision_is_of_the_state_before_or_after_a_change(
         table.close()
     gone = noted["backend"] == HANDED_OVER
     assert list(wrong(noted[~gone], began, ended)[:5]) == []
-    late = [[moment + 50_000_000 for moment in moments] for moments in (began, ended)]
-    assert len(wrong(noted[~gone], *late)) > CHANGES
+    # it would have been found: two versions further no backend of web is the same
+    assert len(wrong(noted[~gone], began[2:], ended[2:])) > len(noted) // 10
     # it was hammered through all the changes, by TC now and then, and everybody was chosen
     assert len(noted) > 100 * CHANGES
     assert noted["began"].max() > ended[-2]
