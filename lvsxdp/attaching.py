@@ -139,6 +139,7 @@ def _attach_links(
                 _detach_link(balancer, net, attached)
             balancer.state.attachments = before
             balancer.refresh_network(net)
+            journal.forget_links(balancer.where)
             raise
 
 

@@ -324,7 +324,7 @@ def test_a_swap_that_fails_halfway_is_undone(two: Pair) -> None:
     assert step(two, "apply", folder, "q0", text=BOTH) == "DatapathError q0 is not to be had\n"
     assert everything(two) == before
     # a folder where the new record is to be written
-    blocked = FILES / two.cookie() / "state.new"
+    blocked = FILES / two.cookie() / "next.new"
     blocked.mkdir()
     assert step(two, "apply", folder, "", text=BOTH).startswith("OSError")
     blocked.rmdir()
