@@ -36,6 +36,8 @@ def run(where: Folders, interval: float, say: Callable[[str], None]) -> None:
             before = _sweep_once(where, before, whole, say)
         except LvsxdpError as err:
             say(f'event=sweep_failed error="{err}"')
+            # it may have counted a part; nothing is healed by that
+            before = None
     say("event=stopped")
 
 
