@@ -166,8 +166,8 @@ class Balancer:
             self.undo()
             journal.end_preparing(self.where)
             raise
-        self.finish(wanted, plan.effect, net)
         journal.end_preparing(self.where)
+        self.finish(wanted, plan.effect, net)
         return list(plan.writes)
 
     def finish(self, wanted: State, effect: Iterable[Write], net: Network) -> None:
