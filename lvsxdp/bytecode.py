@@ -20,8 +20,8 @@ from lvsxdp.errors import DatapathError
 # An instruction that loads 64 bits, and what its source register says that it loads: a map, a place
 # in a map's only value, or (ours) a hash key.
 LOAD_64, MAP, VALUE_OF_MAP, HASH_KEY = 0x18, 1, 2, 15
-# Files kept at most.
-KEPT = 64
+# Files kept at most, and what they look like: one more whenever that changes.
+KEPT, FORMAT = 64, 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ def compile_source(
     """
     text = PRELUDE + flatten(source, folder or sources())
     flags = [*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
-    parts = [text, *flags, *_versions()]
+    parts = [text, *flags, *_versions(), str(bytecode.FORMAT)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = cache / "programs" / f"{digest[:32]}.json"
     found = bytecode.kept(path)
