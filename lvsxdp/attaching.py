@@ -207,21 +207,8 @@ def _attach_xdp(
 def _detach_link(balancer: Balancer, net: Network, attached: Attachment) -> None:
     """Takes off what was attached, where it is still there and still ours."""
     link = next((found for found in net.links() if found.index == attached.ifindex), None)
-    if link is None:
-        return
-    if attached.mode != "tc" and link.program == attached.program:
-        entry = balancer.program("xdp_entry")
-        try:
-            net.detach_xdp(link, attached.mode, entry)
-        finally:
-            os.close(entry)
-    tc = balancer.program("tc_entry")
-    ours = maps.program_info(tc)[0]
-    os.close(tc)
-    if (net.tc_program(link) or (0, ""))[0] == ours:
-        net.detach_tc(link)
-    if attached.made_clsact:
-        net.remove_clsact(link)
+    if link is not None:
+        clean(balancer, net, link, clsact=attached.made_clsact)
 
 
 def is_whole(balancer: Balancer, net: Network, link: Link, attached: Attachment) -> bool:
