@@ -49,6 +49,13 @@ def spoil(datapath: Datapath, table: str, change: int) -> None:
     rows.store_word(place, (rows.read_word(place, offset) + change) % 2**64, offset)
 
 
+def one_too_many(datapath: Datapath, table: str) -> None:
+    """An entry with one connection, which counts two."""
+    apply(datapath, "300")
+    send(datapath, table, 1001, "SA")
+    spoil(datapath, table, ONE)
+
+
 def counted(datapath: Datapath, table: str) -> tuple[int, int]:
     """All and lasting connections of the family's only entry, as its counts say."""
     offset = datapath.balancer.schema.values[table].fields["counts"].offset
@@ -90,9 +97,7 @@ def test_counts_that_are_right_are_not_suspect(datapath: Datapath, table: str) -
 
 @TABLES
 def test_a_sweep_that_knows_of_none_before_mends_no_entry(datapath: Datapath, table: str) -> None:
-    apply(datapath, "300")
-    send(datapath, table, 1001, "SA")
-    spoil(datapath, table, ONE)
+    one_too_many(datapath, table)
     assert [swept(datapath, 1) for _ in range(4)] == [[(1, 0)]] * 4
     assert counted(datapath, table) == (2, 1)
 
@@ -101,9 +106,7 @@ def test_a_sweep_that_knows_of_none_before_mends_no_entry(datapath: Datapath, ta
 def test_counts_that_moved_since_the_sweep_before_are_watched_anew(
     datapath: Datapath, table: str
 ) -> None:
-    apply(datapath, "300")
-    send(datapath, table, 1001, "SA")
-    spoil(datapath, table, ONE)
+    one_too_many(datapath, table)
     swept(datapath, 2)
     send(datapath, table, 1002, "S")
     second = ageing.sweep(datapath.balancer, ageing.Sweep(0, 0, {}, 0))
@@ -116,9 +119,7 @@ def test_counts_that_moved_since_the_sweep_before_are_watched_anew(
 def test_a_connection_that_only_tells_its_time_does_not_keep_counts_from_being_mended(
     datapath: Datapath, table: str
 ) -> None:
-    apply(datapath, "300")
-    send(datapath, table, 1001, "SA")
-    spoil(datapath, table, ONE)
+    one_too_many(datapath, table)
     swept(datapath, 2)
     datapath.later(2)
     send(datapath, table, 1001, "A")
@@ -148,9 +149,7 @@ def test_connections_of_the_entry_that_a_slot_had_before_are_not_counted_for_thi
 
 @TABLES
 def test_after_a_sweep_nothing_is_left_of_what_it_counted(datapath: Datapath, table: str) -> None:
-    apply(datapath, "300")
-    send(datapath, table, 1001, "SA")
-    spoil(datapath, table, ONE)
+    one_too_many(datapath, table)
     swept(datapath, 4)
     for name in (f"entry_recounts{table[-1]}", f"bucket_sums{table[-1]}"):
         recounts = datapath.balancer.map(name)

@@ -7,7 +7,7 @@ import ipaddress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lvsxdp import marks
@@ -269,4 +269,5 @@ def test_no_packet_reaches_a_rule_that_is_said_to_be_never_reached(
         int(line.partition("]")[0].removeprefix("marks[")) for line in marks.warnings(rules)
     }
     matching = [marks.first_match((rule,), probe) is not None for rule in rules]
-    assert True not in matching or matching.index(True) not in unreached
+    assume(True in matching)
+    assert matching.index(True) not in unreached
