@@ -62,14 +62,19 @@ def pending_of(where: Folders) -> Pending | None:
     return Pending(plain["deadline"], config, applied, tuple(plain["interfaces"]))
 
 
+def warnings(where: Folders) -> list[str]:
+    """A line for a change that waits, with what it waits for."""
+    pending = pending_of(where)
+    if pending is None:
+        return []
+    left = max(pending.deadline - now(), 0)
+    return [f"a change waits for its confirmation, and is undone in {left:.0f} s (lvsxdp confirm)"]
+
+
 def refuse(where: Folders) -> None:
     """Raises ConflictError while a change waits for confirmation: undoing it would undo others."""
-    pending = pending_of(where)
-    if pending is not None:
-        raise ConflictError(
-            f"a change waits for its confirmation for {max(pending.deadline - now(), 0):.0f} s "
-            "(lvsxdp confirm)"
-        )
+    for warning in warnings(where):
+        raise ConflictError(warning)
 
 
 @contextlib.contextmanager

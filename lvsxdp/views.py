@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import entries, model, names, network, show
+from lvsxdp import confirming, entries, model, names, network, show
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -146,7 +146,7 @@ def status(balancer: Balancer, net: Network) -> Row:
         "reasons": balancer.reasons(),
         "features": sorted(balancer.state.features),
         "local_addresses": "fib" if _lo_forwarding() else "table",
-        "warnings": _full_tables(balancer),
+        "warnings": [*confirming.warnings(balancer.where), *_full_tables(balancer)],
     }
 
 

@@ -77,6 +77,7 @@ def test_an_apply_that_is_not_confirmed_is_undone_and_refuses_others_until_then(
     before = lb.lvsxdp("save").stdout
     lb.lvsxdp("apply", wider, "--confirm", SECONDS)
     assert services(lb) == ["shop", "more"]
+    assert "a change waits for its confirmation" in lb.lvsxdp("status").stdout
     for argv in (
         ("apply", config(SHOP, tmp_path, "third.yaml")),
         ("backend", "edit", "shop", "192.0.2.2", "--weight", 8),
@@ -85,6 +86,7 @@ def test_an_apply_that_is_not_confirmed_is_undone_and_refuses_others_until_then(
         assert (code, "a change waits for its confirmation" in said) == (4, True)
     wait_for(lambda: watchers(lb) == [])
     assert lb.lvsxdp("save").stdout == before
+    assert lb.read("status")["warnings"] == []
     # what was changed by hand before it is still known to be
     assert "changed by hand" in lb.lvsxdp("apply", wider, "--dry-run").stderr
     assert is_attached(lb)
