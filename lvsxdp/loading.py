@@ -241,7 +241,8 @@ def _load_hooks(
 ) -> None:
     """Both hooks' programs, TC's in a process of its own: each takes the compiler seconds."""
     fork = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(1, fork, _end_with_parent) as aside:
+    ours = (os.getpid(),)
+    with concurrent.futures.ProcessPoolExecutor(1, fork, end_with_parent, ours) as aside:
         tc = aside.submit(_load_hook, "tc", into, pins, defines, build, enums)
         _load_hook("xdp", into, pins, defines, build, enums)
         try:
@@ -250,9 +251,11 @@ def _load_hooks(
             raise DatapathError("compiling the tc programs was killed (is memory short?)") from err
 
 
-def _end_with_parent() -> None:
-    """Has the kernel end this process when the one that made it is gone."""
+def end_with_parent(parent: int) -> None:
+    """Has the kernel end this process when the one that made it is gone; now, if it is already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _load_hook(
