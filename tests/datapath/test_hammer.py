@@ -91,9 +91,11 @@ def wrong(noted: Any, began: list[int], ended: list[int]) -> Any:
 
 
 def hammer(driver: int, frame: bytes, ifindex: int, cpu: int, stop: Event) -> None:
-    """Sends packets until told to stop."""
+    """Sends packets until told to stop, and once more, so that the last change meets some."""
     os.sched_setaffinity(0, {cpu})
-    while not stop.is_set():
+    stopped = False
+    while not stopped:
+        stopped = stop.is_set()
         maps.run_program(driver, frame, ifindex=ifindex, repeat=STEP)
 
 
