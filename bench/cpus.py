@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from bench import packet, record
-from bench.packet import ACK, PASS, SYN, TX, Case, Rig
+from bench.packet import ACK, PASS, TX, Case, Rig
 from lvsxdp import network
 from lvsxdp.controller import Balancer
 from lvsxdp.network import Network
@@ -28,27 +28,20 @@ capacity: {{connections: 1048576, persistence: 1048576}}
      backends: [{{address: 172.31.0.11}}]}}
 """
 # Their entries go after each round.
-FRESH_SERVICES = ("mark:2", "tcp:192.0.2.12:8080")
+PLAIN, PERSISTENT = FRESH_SERVICES = ("tcp:192.0.2.12:8080", "mark:2")
 
 
 def cases(cpu: int) -> list[Case]:
     """What one CPU sends; no two CPUs send for the same flow."""
-    known, fresh = f"10.{3 + cpu}.0.0", f"{64 * (cpu + 1)}.0.0.0"
+    known, clients = f"10.{3 + cpu}.0.0", f"{64 * (cpu + 1)}.0.0.0"
     vip = "192.0.2.12"
-    new = Case("new", "lvsxdp", vip, fresh, 1 << 29, SYN, TX, "forwarded", 1, 200_000, port=8080)
+    new = packet.fresh("new", "lvsxdp", vip, clients, PLAIN, 200_000)
+    bound = packet.fresh("new_persistent", "lvsxdp", "192.0.2.11", clients, PERSISTENT, 200_000)
     return [
         Case("floor", "floor", vip, known, 1 << 14, ACK, PASS, None, 0, 4_000_000),
         Case("established", "lvsxdp", vip, known, 1 << 14, ACK, TX, "forwarded", 0, 2_000_000),
-        dataclasses.replace(new, fresh=True, samples=[]),
-        dataclasses.replace(
-            new,
-            name="new_persistent",
-            virtual="192.0.2.11",
-            port=80,
-            fresh=True,
-            clients=True,
-            samples=[],
-        ),
+        dataclasses.replace(new, port=8080, flows=1 << 29),
+        dataclasses.replace(bound, clients=True, flows=1 << 29),
     ]
 
 

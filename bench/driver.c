@@ -14,6 +14,8 @@ struct bench_case {
 	u32 ipv6; /* the flow is not varied */
 	u32 spread; /* 1: flows in random order, 0: each flow once */
 	u32 clients; /* 1: a flow is a client, 0: 16 flows are */
+	u32 target_mask; /* number of destinations - 1, a power of two - 1; those of IPv4 alone */
+	u32 padding;
 	u8 frame[FRAME_BYTES];
 };
 
@@ -64,6 +66,7 @@ static __always_inline void driver_write(void *frame, struct bench_case *bench, 
 {
 	u32 high = bpf_htonl(bench->clients ? flow : flow >> 4);
 	u32 ports = bench->clients ? 0 : bpf_htons(flow & 15);
+	u64 target = bpf_htonl(flow * SPREAD >> 12 & bench->target_mask);
 
 	COPY(u64, 0);
 	COPY(u32, 8);
@@ -79,7 +82,7 @@ static __always_inline void driver_write(void *frame, struct bench_case *bench, 
 	}
 	COPY(u8, 22);
 	COPY(u16, 24);
-	*(u64 *)(frame + ADDRESSES4) = *(u64 *)(bench->frame + ADDRESSES4) + high;
+	*(u64 *)(frame + ADDRESSES4) = *(u64 *)(bench->frame + ADDRESSES4) + high + (target << 32);
 	*(u32 *)(frame + 34) = *(u32 *)(bench->frame + 34) + ports;
 }
 

@@ -33,6 +33,7 @@ from lvsxdp.controller import Balancer
 from lvsxdp.entries import Wanted
 from lvsxdp.loading import Build
 from lvsxdp.maps import Map
+from lvsxdp.model import Config
 from lvsxdp.network import Network
 
 # Two balancers: one with tables of the default size, one for a million flows.
@@ -81,10 +82,16 @@ class Case:
     connections: int  # new ones for each packet
     packets: int  # a round
     port: int = 80
-    fresh: bool = False  # every packet of every round is a flow of its own
+    service: str = ""  # that gets a new connection for every packet of every round
+    targets: int = 1  # destinations, in random order
     clients: bool = False  # every flow is a client of its own, else 16 flows are
     counter: int = 0
     samples: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def fresh(self) -> bool:
+        """Every packet of every round is a flow of its own."""
+        return bool(self.service)
 
 
 def all_cases() -> list[Case]:
@@ -111,31 +118,9 @@ def all_cases() -> list[Case]:
             0,
             200_000,
         ),
-        Case(
-            "new_persistent_hit",
-            "lvsxdp",
-            "192.0.2.10",
-            "20.0.0.0",
-            1 << 30,
-            SYN,
-            TX,
-            "forwarded",
-            1,
-            20_000,
-            fresh=True,
-        ),
-        Case(
-            "new_persistent_miss",
-            "lvsxdp",
-            "192.0.2.11",
-            "30.0.0.0",
-            1 << 30,
-            SYN,
-            TX,
-            "forwarded",
-            1,
-            20_000,
-            fresh=True,
+        fresh("new_persistent_hit", "lvsxdp", "192.0.2.10", "20.0.0.0", "mark:1", 20_000),
+        dataclasses.replace(
+            fresh("new_persistent_miss", "lvsxdp", "192.0.2.11", "30.0.0.0", "mark:2", 20_000),
             clients=True,
         ),
         Case(
@@ -152,6 +137,14 @@ def all_cases() -> list[Case]:
             port=22,
         ),
     ]
+
+
+def fresh(name: str, subject: str, virtual: str, source: str, service: str, packets: int) -> Case:
+    """A case of new connections of a service, each of 16 of a client."""
+    flows = 1 << 30
+    return Case(
+        name, subject, virtual, source, flows, SYN, TX, "forwarded", 1, packets, 80, service
+    )
 
 
 def _established(name: str, source: str, flows: int, subject: str = "lvsxdp") -> Case:
@@ -179,7 +172,8 @@ class Rig:
 
     def __init__(self, balancer: Balancer, net: Network, cache: Path, namespace: str) -> None:
         """Loads the driver, the floor and the reference."""
-        self.balancer, self.link, self.namespace = balancer, net.link("lb0"), namespace
+        self.balancer, self.net, self.namespace = balancer, net, namespace
+        self.link = net.link("lb0")
         compiled = compiler.compile_source("driver.c", {}, cache=cache, folder=HERE)
         names = ("driver", "floor_program", "reference_program", "line_program")
         loaded, tables = bytecode.load_alone(compiled, names)
@@ -205,7 +199,10 @@ class Rig:
         sent = frame(case, self.link.mac, flags)
         ipv6 = ipaddress.ip_address(case.virtual).version == 6
         value = (
-            struct.pack("<QIIII", case.counter, case.flows - 1, ipv6, spread, case.clients) + sent
+            struct.pack("<Q", case.counter)
+            + struct.pack("<4I", case.flows - 1, ipv6, spread, case.clients)
+            + struct.pack("<2I", case.targets - 1, 0)
+            + sent
         )
         self.cases.update(records.number(0), value)
         self.places.update(records.number(0), records.number(self.subjects[case.subject]))
@@ -213,6 +210,11 @@ class Rig:
         run = maps.run_program(self.driver, sent, ifindex=self.link.index, repeat=packets)
         case.counter += packets
         return run
+
+    def apply(self, wanted: Config) -> None:
+        """Brings the balancer to another configuration."""
+        network.enter_namespace(self.namespace)
+        self.balancer.apply(wanted, self.net)
 
     def prepare(self, case: Case) -> None:
         """Opens the flows of an established case, and confirms the next hop."""
@@ -254,7 +256,7 @@ class Rig:
 
     def forget(self, case: Case) -> None:
         """Removes what a round of new connections has made."""
-        wanted = Wanted(service=self.balancer.state.book.services[self.key(case)].id)
+        wanted = Wanted(service=self.balancer.state.book.services[case.service].id)
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
         self.balancer.reap(views.places(self.balancer, tables, wanted), force=True)
         for table in tables:
@@ -265,13 +267,8 @@ class Rig:
         if not case.fresh:
             return 0
         fields = self.balancer.schema.values["shares"].fields
-        service = self.balancer.state.book.services[self.key(case)].id
+        service = self.balancer.state.book.services[case.service].id
         return self.balancer.map("shares").read_word(service, fields["persistence4"].offset)
-
-    @staticmethod
-    def key(case: Case) -> str:
-        """The service of a case of new connections."""
-        return f"mark:{1 if case.virtual.endswith('.10') else 2}"
 
     def opened(self) -> int:
         """How many connections all services have opened."""

@@ -23,6 +23,7 @@ PLACE = re.compile(r"\{\{(\w+) ([\w/]+)(?: (\w+))?\}\}")
 NANOSECONDS = ("min", "median", "net", "target", "stretch")
 COLUMNS = {
     "packet": NANOSECONDS,
+    "marks": (*NANOSECONDS, "beyond"),
     "stages": ("net", "step"),
     "throughput": ("min", "median", "max", "ns_above_generator"),
     "cpus": ("min", "median", "max", "ratio", "ratio_of_best", "wanted_ratio"),

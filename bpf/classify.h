@@ -39,6 +39,10 @@ static __always_inline int classify_anew(struct hook_context *ctx, struct journe
 		return REASON_INTERNAL;
 	}
 	journey->ruled = 0;
+	if (!mark_is_current(journey)) {
+		programs.call(ctx, PROGRAM_NEW);
+		return REASON_INTERNAL;
+	}
 	return journey->excluded ? REASON_MARK_EXCLUDED : service_find(journey);
 }
 

@@ -19,6 +19,10 @@
 #ifndef INTERFACE_CAPACITY
 #define INTERFACE_CAPACITY 4096
 #endif
+/* Words of one set of mark rules. */
+#ifndef MARK_WORDS
+#define MARK_WORDS (1 << 18)
+#endif
 /* At least as many as the machine may have. */
 #ifndef CPUS
 #define CPUS 64
@@ -40,9 +44,6 @@
 #define MEMBER_CAPACITY (4 * BACKEND_CAPACITY)
 #define SLOT_CAPACITY (512 * SERVICE_CAPACITY)
 #define SERVICE_CONFIG_CAPACITY (2 * SERVICE_CAPACITY)
-#define MARK_EXACT_CAPACITY 65536
-#define MARK_RULES 64
-#define MARK_RULE_CAPACITY (2 * MARK_RULES)
 
 /* Bits of the filter that tells at a glance what is nobody's business. */
 #ifndef FILTER_BITS
@@ -69,6 +70,11 @@
 #define STAGE_CREATED 11
 #define STAGE_AGED 12
 
+/* Slots in which a key of the mark rules can be, and steps of a search. */
+#define MARK_PROBES 8
+#define MARK_STEPS 8
+/* Words of rules' bits that are looked at before the program calls itself again. */
+#define MARK_SCAN 32
 /* Members that a scheduler looks at before it calls itself again. */
 #define SCAN_STEP 64
 /* How often a decision starts over because the service changed under it. */

@@ -133,6 +133,7 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->without = 0;
 	journey->mark = 0;
 	journey->ruled = 0;
+	journey->asked = 0;
 	journey->excluded = 0;
 	journey->service = 0;
 	journey->persistence = 0;

@@ -1,6 +1,12 @@
 #define DUE_CONNECTIONS 1
 #define DUE_PERSISTENCE 2
 
+/* What of a dimension of the mark rules fits the packet: those that name its value, or none. */
+struct mark_fit {
+	u64 named;
+	u64 wide;
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -44,5 +50,11 @@ struct journey {
 	u32 reason; /* why it may open none */
 	u32 ruled; /* the ordered rules have been asked */
 	u32 excluded; /* a rule gives mark 0 */
+	/* while they are asked: dimensions that rules look at; here the verifier does not note values */
+	struct mark_fit fits[8];
+	u64 fit_count;
+	u64 fitting; /* the rules that the protocol fits */
+	u64 live[4]; /* words that may have a rule that fits in all dimensions, by the summaries */
+	u32 asked; /* these are known */
 	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
 };

@@ -79,7 +79,8 @@ int mark_packet(struct hook_context *ctx)
 {
 	struct journey *journey = maps_journey();
 
-	mark_by_rules(ctx, journey);
+	if (!mark_by_rules(ctx, journey))
+		programs.call(ctx, PROGRAM_RULES);
 	programs.call(ctx, PROGRAM_NEW);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
 }

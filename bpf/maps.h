@@ -58,11 +58,8 @@ TABLE("array", u32, struct member, members, MEMBER_CAPACITY, 0)
 TABLE("array", u32, u32, slots, SLOT_CAPACITY, 0)
 /* Backend id -> backend. */
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
-/* Exact mark rules, keyed with the generation of the rule set. */
-TABLE("hash", struct mark_key, struct mark_verdict, mark_exact, MARK_EXACT_CAPACITY,
-      BPF_F_NO_PREALLOC)
-/* Ordered mark rules: one half in use, the other being written. */
-FLAT_TABLE("array", u32, struct mark_rule, mark_rules, MARK_RULE_CAPACITY, FLAT_MARK_RULES)
+/* Mark rules: the set in use in one half, the next one written to the other. */
+FLAT_TABLE("array", u32, u64, mark_words, 2 * MARK_WORDS, FLAT_MARK_WORDS)
 /* Interface index -> MAC and what XDP may do there; the data plane sets INTERFACE_NO_METADATA. */
 FLAT_TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, FLAT_INTERFACES)
 /* More MACs of this host: upper devices'. */

@@ -306,17 +306,71 @@ struct address_key {
 	__be32 address[4];
 };
 
-struct mark_key {
-	__be32 address[4];
-	__be16 port;
-	u8 protocol;
-	u8 family;
-	u32 generation;
+/*
+ * A rule set in `mark_words`: mark.h says how a packet's rule is found in it.  Places are in words
+ * from the start of the set's half.
+ */
+enum mark_header {
+	MARK_HEADER_TABLE = 0, /* where the slots are */
+	MARK_HEADER_SLOT_MASK = 1, /* their number, a power of two, less 1 */
+	MARK_HEADER_SUMMARIES = 2, /* words of a summary that are in use */
+	MARK_HEADER_RULES = 3, /* where each rule's verdict is */
+	MARK_HEADER_USED = 4, /* a bit a dimension: some rule looks at it */
+	MARK_HEADER_PORTS = 5, /* where the ports' upper halves are looked up */
+	MARK_HEADER_DESTINATION4 = 6, /* where the searches begin, 0: no rule has such a value */
+	MARK_HEADER_DESTINATION6 = 7,
+	MARK_HEADER_SOURCE4 = 8,
+	MARK_HEADER_SOURCE6 = 9,
+	MARK_HEADER_INTERFACE = 10,
+	MARK_HEADER_VLAN = 11,
+	MARK_HEADER_SOURCE_MAC = 12,
+	MARK_HEADER_TCP = 16, /* wide sets: the rules that this protocol fits */
+	MARK_HEADER_UDP = 17,
+	MARK_HEADER_WIDE = 18, /* and those that do not look at a dimension: one place for each */
+	MARK_HEADER_WORDS = 32,
 };
 
-struct mark_verdict {
-	u32 mark;
-	u32 position; /* of the rule in the configuration: the lower one wins */
+/* What a rule may look at beside the protocol. */
+enum mark_dimension {
+	MARK_DIMENSION_DESTINATION = 0,
+	MARK_DIMENSION_SOURCE = 1,
+	MARK_DIMENSION_PORT = 2,
+	MARK_DIMENSION_INTERFACE = 3,
+	MARK_DIMENSION_VLAN = 4,
+	MARK_DIMENSION_SOURCE_MAC = 5,
+	MARK_DIMENSION_MAX = 6,
+};
+
+/* The first searches of the table: an address with port and protocol is found by one of these. */
+enum mark_search {
+	MARK_SEARCH_EXACT4 = 1,
+	MARK_SEARCH_EXACT6 = 2,
+	MARK_SEARCH_MAX = 3,
+};
+
+struct mark_header_words {
+	u64 word[MARK_HEADER_WORDS];
+};
+
+/* The value of a key: a verdict, or where a record is. */
+struct mark_slot {
+	u64 key[3]; /* the third names the search, in its upper half */
+	u64 value; /* 0: no slot after this one has the key */
+};
+
+/* One step of a search: under a mask, and where to go from there; 0 ends it. */
+struct mark_node {
+	u64 mask[2];
+	u32 found;
+	u32 missed;
+	u64 search;
+};
+
+/* A set of rules, a bit each: which of its words are not 0, and those words. */
+struct mark_record {
+	u64 summary[4];
+	u64 ranks; /* 16 bits for each summary word: how many words come before it */
+	u64 words[3]; /* and more */
 };
 
 /* What one CPU remembers of packets to one address, port and protocol. */
@@ -328,26 +382,6 @@ struct verdict {
 	u32 mark;
 	u32 service;
 	u32 reason;
-};
-
-/* An ordered rule: (facts & mask) == value in each part, and the port in the range. */
-struct mark_rule {
-	u64 destination[2];
-	u64 destination_mask[2];
-	u64 source[2];
-	u64 source_mask[2];
-	u64 mac;
-	u64 mac_mask;
-	u32 ifindex;
-	u32 ifindex_mask;
-	u16 vlan; /* tag + 1; 0 means untagged */
-	u16 vlan_mask;
-	u16 first_port;
-	u16 last_port;
-	u32 protocols; /* a bit a protocol: 1 TCP, 2 UDP, 4 SCTP */
-	u32 family; /* 0: any */
-	u32 mark;
-	u32 position;
 };
 
 /* What one CPU keeps of a backend, within a cache line: where it is on the wire, and what it got. */
@@ -449,7 +483,7 @@ enum flat {
 	FLAT_REASONS = 24,
 	FLAT_SERVICE_COUNTERS = 25,
 	FLAT_JOURNEYS = 26,
-	FLAT_MARK_RULES = 27,
+	FLAT_MARK_WORDS = 27,
 	FLAT_ENTRY_RECOUNTS4 = 28,
 	FLAT_ENTRY_RECOUNTS6 = 29,
 	FLAT_BUCKET_SUMS4 = 30,

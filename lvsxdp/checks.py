@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from lvsxdp import marks
-from lvsxdp.errors import ConfigError, ConflictError
+from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     ANY_PORT,
     AddressKey,
@@ -92,10 +92,6 @@ def faults(draft: Draft) -> Iterator[Finding]:
     """What makes the configuration illegal."""
     for place, rule in draft.rules:
         yield from _rule_faults(place, rule)
-    try:
-        marks.expand(tuple(rule for _, rule in draft.rules))
-    except ConflictError as err:
-        yield "marks", str(err)
     for placed in draft.services:
         yield from _service_faults(placed)
     yield from _repeats((p.place, str(p.service.key)) for p in draft.services)
@@ -158,11 +154,12 @@ def _repeats(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
 
 
 def _capacity_faults(draft: Draft) -> Iterator[Finding]:
-    services = len(draft.services)
+    services, rules = len(draft.services), len(draft.rules)
     backends = sum(len(placed.service.backends) for placed in draft.services)
     for key, count, most in (
         ("services", services, draft.capacity.services),
         ("backends", backends, draft.capacity.backends),
+        ("marks", rules, draft.capacity.marks),
     ):
         if count > most:
             yield f"capacity.{key}", f"{most} is too few for {count} {key}; raise it"

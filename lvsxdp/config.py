@@ -77,6 +77,7 @@ MAX_CAPACITY = {
     "persistence": 2**21,
     "services": 2**16,
     "backends": 2**16,
+    "marks": 2**16,
 }
 
 

@@ -23,6 +23,7 @@ from lvsxdp.state import Folders, State
 from lvsxdp.tables import Host
 from lvsxdp.writes import (
     FULL,
+    Block,
     Delete,
     Divide,
     Evict,
@@ -180,11 +181,6 @@ class Balancer:
 
     def undo(self) -> None:
         """Takes away what a change has prepared: all else nothing finds, and is written over."""
-        layout, current = self.schema.keys["mark_exact"], self.state.book.mark_generation
-        rules = self.map("mark_exact")
-        for key in [key for key, _ in rules.items()]:
-            if layout.number(key, "generation") != current:
-                rules.delete(key)
         known = {b.id for s in self.state.book.services.values() for b in s.backends.values()}
         rows = self.map("backends")
         for index in range(rows.capacity):
@@ -224,6 +220,8 @@ class Balancer:
             target.store_word(write.index, write.word)
         elif isinstance(write, Raise):
             target.store_word(write.index, target.read_word(write.index) | write.bits)
+        elif isinstance(write, Block):
+            target.write(write.start, write.value)
         elif isinstance(write, Fill):
             for index in range(write.words):
                 target.store_word(index, FULL)

@@ -30,7 +30,7 @@ def features_of(config: Config) -> frozenset[Feature]:
     if config.features is Features.ALL:
         return EVERY
     found = {Feature(family) for family in _families(config)} or {Feature.IPV4}
-    if marks.expand(config.marks).ordered:
+    if not all(map(marks.is_exact, config.marks)):
         found.add(Feature.RULES)
     return frozenset(found)
 

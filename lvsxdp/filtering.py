@@ -42,6 +42,14 @@ class Hashing:
         target = int.from_bytes(port.to_bytes(2, "big"), "little") | protocol << 16
         return (total + self.keys[2] * target) % 2**64 >> (64 - self.filter_bits)
 
+    def scattered(self, key: tuple[int, int, int]) -> int:
+        """The hash of a key of the mark rules, 32 bits: bpf/mark.h."""
+        halves = (half for word in key for half in (word & 0xFFFFFFFF, word >> 32))
+        numbers = (self.keys[n] for n in (6, 7, 8, 9, 2, 4))
+        products = sum(n * half for n, half in zip(numbers, halves, strict=True))
+        total = (self.keys[5] + products) % 2**64
+        return (total >> 32) * total % 2**64 >> 32
+
 
 def filter_writes(hashing: Hashing, old: Config, new: Config) -> list[Write]:
     """Bits of the filter that the old configuration had not set."""
@@ -78,9 +86,8 @@ def _bits(hashing: Hashing, config: Config) -> Iterator[int | None]:
     table = marks.expand(config.marks)
     for exact in table.exact:
         yield hashing.bit(exact.address, exact.port, PROTOCOLS[exact.protocol])
-    targets = {(rule.destination, rule.ports, rule.protocols) for rule in table.ordered}
-    for destination, ports, protocols in targets:
-        yield from _rule_bits(hashing, destination, ports, protocols)
+    for target in {target for _, rule in table.ordered for target in marks.targets(rule)}:
+        yield from _rule_bits(hashing, *target)
 
 
 def _rule_bits(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import features, maps, records, state
+from lvsxdp import features, maps, mark_words, records, state
 from lvsxdp.bytecode import Compiled, Links, Table
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import ConflictError, DatapathError
@@ -79,6 +79,7 @@ def defines_of(config: Config, build: Build) -> dict[str, object]:
         "FILTER_BITS": filter_bits_for(capacity.services),
         "SERVICE_CAPACITY": power_of_two(capacity.services),
         "BACKEND_CAPACITY": power_of_two(capacity.backends),
+        "MARK_WORDS": mark_words.words_for(capacity.marks),
         "CPUS": power_of_two(maps.possible_cpus()),
         **features.defines(features.features_of(config)),
         **build.defines,

@@ -70,12 +70,16 @@ def _prog_load(name: str, code: bytes, kind: ProgramType, options: libbpf.LoadOp
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What one test run did: verdict, packet (metadata first), its length, nanoseconds a run."""
+    """What one test run did: verdict, packet (metadata first), its length, nanoseconds a run.
+
+    `context` is the one that was given, as the program left it.
+    """
 
     verdict: int
     data: bytes
     metadata: int
     nanoseconds: int
+    context: bytes = b""
 
 
 def run_program(
@@ -118,7 +122,8 @@ def run_program(
         moved = int.from_bytes(after.raw[4:8], "little") - options.data_size_out
         moved = int.from_bytes(after.raw[0:4], "little") if moved == 0 else 0
     data = output.raw[: options.data_size_out]
-    return Run(options.verdict, data, moved, options.duration)
+    left = after.raw if context is not None else b""
+    return Run(options.verdict, data, moved, options.duration, left)
 
 
 def program_info(descriptor: int) -> tuple[int, str]:
@@ -291,6 +296,12 @@ class Map:
         """Stores a 64-bit word of a mapped array with one write, so that it is seen whole."""
         place = index * self._row() + offset
         ctypes.c_uint64.from_buffer(self._map(), place).value = value
+
+    def write(self, start: int, value: bytes) -> None:
+        """Writes so many bytes of a mapped array, from a byte on."""
+        if start + len(value) > self._bytes():
+            raise DatapathError(f"{self.name} has {self._bytes()} bytes and none beyond")
+        self._map()[start : start + len(value)] = value
 
     def memory(self) -> mmap.mmap:
         """A mapped array's whole memory, as the programs see it; views of it end before close()."""

@@ -6,10 +6,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 
-from lvsxdp.errors import ConflictError
 from lvsxdp.model import Address, MarkRule, Network, Ports, Protocol
+from lvsxdp.rule_index import RuleIndex
 
-MAX_ORDERED = 64
 EVERY_PORT = Ports(0, 65535)
 
 
@@ -44,12 +43,77 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class OrderedRule:
-    """A row that is compared in order; None, and EVERY_PORT, do not restrict."""
+class RuleTable:
+    """All rules: the rows found by hash, and with their indices those that take more than that."""
 
-    position: int
-    mark: int
-    protocols: tuple[Protocol, ...]
+    exact: Mapping[ExactKey, Verdict]
+    ordered: tuple[tuple[int, MarkRule], ...]
+
+
+def expand(rules: tuple[MarkRule, ...]) -> RuleTable:
+    """The rules by how the data plane finds them."""
+    exact: dict[ExactKey, Verdict] = {}
+    ordered = []
+    for position, rule in enumerate(rules):
+        if not is_exact(rule):
+            ordered.append((position, rule))
+            continue
+        for address, ports, protocol in itertools.product(
+            rule.addresses, rule.ports, rule.protocols
+        ):
+            key = ExactKey(protocol, address.network_address, ports.first)
+            exact.setdefault(key, Verdict(rule.mark, position))
+    return RuleTable(exact, tuple(ordered))
+
+
+def is_exact(rule: MarkRule) -> bool:
+    """It is nothing but single addresses with single ports."""
+    return (
+        bool(rule.addresses and rule.ports)
+        and not (rule.sources or rule.source_macs or rule.interfaces or rule.vlans)
+        and all(n.prefixlen == n.max_prefixlen for n in rule.addresses)
+        and all(p.first == p.last for p in rule.ports)
+    )
+
+
+def is_by_target(rule: MarkRule) -> bool:
+    """It looks at nothing but destination address, port and protocol."""
+    return not (rule.sources or rule.source_macs or rule.interfaces or rule.vlans)
+
+
+def targets(rule: MarkRule) -> Iterator[tuple[Network | None, Ports, tuple[Protocol, ...]]]:
+    """Where packets go that the rule may match: networks, None for any, with ports."""
+    versions = {network.version for network in rule.sources}
+    for network, ports in itertools.product(rule.addresses or (None,), rule.ports or (EVERY_PORT,)):
+        if network is None or not versions or network.version in versions:
+            yield network, ports, rule.protocols
+
+
+def first_match(rules: tuple[MarkRule, ...], packet: Packet) -> int | None:
+    """The mark of the first rule that the packet matches, None without one: what rules mean."""
+    return next((rule.mark for rule in rules if _matches(rule, packet)), None)
+
+
+def warnings(rules: tuple[MarkRule, ...]) -> list[str]:
+    """One line for each rule that no packet can reach, because earlier rules take all of it.
+
+    A range that only several earlier ranges cover together is not noticed.
+    """
+    index = RuleIndex(rules)
+    lines = []
+    for position, rule in enumerate(rules):
+        takers = {_taker(row, rules, position, index) for row in _rows(rule)}
+        earlier = sorted(taker for taker in takers if taker is not None)
+        if None not in takers and earlier:
+            lines.append(f"marks[{position}]: {_unreached(rule, rules, earlier)}")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """One combination of a rule's conditions; None, and EVERY_PORT, do not restrict."""
+
+    protocol: Protocol
     destination: Network | None
     source: Network | None
     ports: Ports
@@ -58,71 +122,10 @@ class OrderedRule:
     vlan: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RuleTable:
-    """The rows of all rules: those found by hash, and those compared in order."""
-
-    exact: Mapping[ExactKey, Verdict]
-    ordered: tuple[OrderedRule, ...]
-
-
-def expand(rules: tuple[MarkRule, ...]) -> RuleTable:
-    """The rows of the rules; ConflictError when more than MAX_ORDERED must be compared."""
-    exact: dict[ExactKey, Verdict] = {}
-    ordered: list[OrderedRule] = []
-    for position, rule in enumerate(rules):
-        for row in _rows(position, rule):
-            keys = _exact_keys(row)
-            for key in keys:
-                exact.setdefault(key, Verdict(row.mark, row.position))
-            if not keys:
-                ordered.append(row)
-    if len(ordered) > MAX_ORDERED:
-        raise ConflictError(_too_many(len(ordered)))
-    return RuleTable(exact, tuple(ordered))
-
-
-def first_match(rules: tuple[MarkRule, ...], packet: Packet) -> int | None:
-    """The mark of the first rule that the packet matches, None without one: what rules mean."""
-    return next((rule.mark for rule in rules if _matches(rule, packet)), None)
-
-
-def look_up(table: RuleTable, packet: Packet) -> int | None:
-    """The mark that the data plane finds: by hash and in order, the lower position wins."""
-    key = ExactKey(packet.protocol, packet.destination, packet.port)
-    found = table.exact.get(key)
-    row = next((row for row in table.ordered if _fits(row, packet)), None)
-    if found is None or (row is not None and row.position < found.position):
-        return row.mark if row else None
-    return found.mark
-
-
-def warnings(rules: tuple[MarkRule, ...]) -> list[str]:
-    """One line for each rule that no packet can reach, because earlier rules take all of it.
-
-    A range that only several earlier ranges cover together is not noticed.
-    """
-    exact: dict[ExactKey, int] = {}
-    ordered: list[OrderedRule] = []
-    lines = []
-    for position, rule in enumerate(rules):
-        rows = list(_rows(position, rule))
-        takers = [_taker(row, p, exact, ordered) for row in rows for p in row.protocols]
-        earlier = sorted({taker for taker in takers if taker is not None})
-        if None not in takers and earlier:
-            lines.append(f"marks[{position}]: {_unreached(rule, rules, earlier)}")
-        for row in rows:
-            keys = _exact_keys(row)
-            for key in keys:
-                exact.setdefault(key, position)
-            if not keys:
-                ordered.append(row)
-    return lines
-
-
-def _rows(position: int, rule: MarkRule) -> Iterator[OrderedRule]:
-    """One row for each combination of the rule's conditions; protocols stay together."""
+def _rows(rule: MarkRule) -> Iterator[_Row]:
+    """One row for each combination of the rule's conditions that a packet can meet."""
     combinations = itertools.product(
+        rule.protocols,
         rule.addresses or (None,),
         rule.sources or (None,),
         rule.ports or (EVERY_PORT,),
@@ -130,28 +133,10 @@ def _rows(position: int, rule: MarkRule) -> Iterator[OrderedRule]:
         rule.interfaces or (None,),
         rule.vlans or (None,),
     )
-    for destination, source, ports, mac, interface, vlan in combinations:
-        if destination and source and destination.version != source.version:
-            continue
-        yield OrderedRule(
-            position, rule.mark, rule.protocols, destination, source, ports, mac, interface, vlan
-        )
-
-
-def _exact_keys(row: OrderedRule) -> list[ExactKey]:
-    """The keys of a row of one address and one port that nothing else restricts, else none."""
-    restricts = (row.source, row.source_mac, row.interface, row.vlan)
-    if any(value is not None for value in restricts):
-        return []
-    return [key for p in row.protocols if (key := _point(row, p))]
-
-
-def _point(row: OrderedRule, protocol: Protocol) -> ExactKey | None:
-    """The one address and port that a row is about, None for more than one."""
-    to = row.destination
-    if to is None or to.prefixlen != to.max_prefixlen or row.ports.first != row.ports.last:
-        return None
-    return ExactKey(protocol, to.network_address, row.ports.first)
+    for combination in combinations:
+        row = _Row(*combination)
+        if not (row.destination and row.source and row.destination.version != row.source.version):
+            yield row
 
 
 def _matches(rule: MarkRule, packet: Packet) -> bool:
@@ -166,48 +151,27 @@ def _matches(rule: MarkRule, packet: Packet) -> bool:
     )
 
 
-def _fits(row: OrderedRule, packet: Packet) -> bool:
-    return (
-        packet.protocol in row.protocols
-        and (row.destination is None or packet.destination in row.destination)
-        and (row.source is None or packet.source in row.source)
-        and row.ports.first <= packet.port <= row.ports.last
-        and row.source_mac in (None, packet.source_mac)
-        and row.interface in (None, packet.interface)
-        and row.vlan in (None, packet.vlan)
-    )
+def _taker(row: _Row, rules: tuple[MarkRule, ...], position: int, index: RuleIndex) -> int | None:
+    """The first rule before this position that takes every packet of the row."""
+    rows = (1 << position) - 1
+    rows &= index.protocols.around(row.protocol)
+    rows &= index.destinations.around(row.destination)
+    rows &= index.sources.around(row.source)
+    rows &= index.interfaces.around(row.interface)
+    rows &= index.vlans.around(row.vlan)
+    rows &= index.source_macs.around(row.source_mac)
+    rows &= index.ports.wide | (index.ports.at(row.ports.first) & index.ports.at(row.ports.last))
+    while rows:
+        taker = (rows & -rows).bit_length() - 1
+        # both ends may be in ranges with a gap between them
+        if not rules[taker].ports or any(_is_within(row.ports, p) for p in rules[taker].ports):
+            return taker
+        rows &= rows - 1
+    return None
 
 
-def _taker(
-    row: OrderedRule,
-    protocol: Protocol,
-    exact: Mapping[ExactKey, int],
-    ordered: list[OrderedRule],
-) -> int | None:
-    """The position of an earlier rule that takes all packets of this protocol from the row."""
-    point = _point(row, protocol)
-    if point is not None and point in exact:
-        return exact[point]
-    return next((wide.position for wide in ordered if _covers(wide, row, protocol)), None)
-
-
-def _covers(wide: OrderedRule, row: OrderedRule, protocol: Protocol) -> bool:
-    return (
-        protocol in wide.protocols
-        and _is_within(row.destination, wide.destination)
-        and _is_within(row.source, wide.source)
-        and wide.ports.first <= row.ports.first
-        and row.ports.last <= wide.ports.last
-        and wide.source_mac in (None, row.source_mac)
-        and wide.interface in (None, row.interface)
-        and wide.vlan in (None, row.vlan)
-    )
-
-
-def _is_within(inner: Network | None, outer: Network | None) -> bool:
-    if outer is None or inner is None:
-        return outer is None
-    return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
+def _is_within(inner: Ports, outer: Ports) -> bool:
+    return outer.first <= inner.first and inner.last <= outer.last
 
 
 def _unreached(rule: MarkRule, rules: tuple[MarkRule, ...], earlier: list[int]) -> str:
@@ -216,10 +180,3 @@ def _unreached(rule: MarkRule, rules: tuple[MarkRule, ...], earlier: list[int]) 
         return f"repeats marks[{same}]; leave one of them out"
     names = " and ".join(f"marks[{index}]" for index in earlier)
     return f"is never reached, after {names}; move it up or leave it out"
-
-
-def _too_many(count: int) -> str:
-    return (
-        f"the rules need {count} rows that are compared in order, and {MAX_ORDERED} is the most; "
-        "one address with one port and no other condition needs none"
-    )

@@ -206,6 +206,7 @@ class Capacity:
     persistence: int = 0
     services: int = 1024
     backends: int = 4096
+    marks: int = 4096
 
 
 class Features(enum.StrEnum):

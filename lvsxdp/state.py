@@ -21,7 +21,7 @@ from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config
 from lvsxdp.schema import Schema
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(slots=True)

@@ -309,7 +309,7 @@ def plan(
             _edit_service(change, was, service)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
     if first or old.marks != new.marks:
-        for stage, write in marking.mark_writes(schema, book, old, new, host.ifindexes):
+        for stage, write in marking.mark_writes(schema, book, new, host.ifindexes):
             stages[stage].append(write)
     before_all = _timeout_writes(schema) if first else []
     before_all += filtering.filter_writes(schema.hashing, old, new)

@@ -52,6 +52,15 @@ class Fill:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """Write so many bytes of a mapped array, from a byte on."""
+
+    table: str
+    start: int
+    value: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Evict:
     """Remove every entry that a service id had in the tables before."""
 
@@ -80,8 +89,8 @@ class Grace:
     """Wait until no program runs that may have read what the switch replaced."""
 
 
-Write = Update | Delete | Store | Raise | Fill | Evict | Divide | Reset | Grace
-KINDS = (Update, Delete, Store, Raise, Fill, Evict, Divide, Reset, Grace)
+Write = Update | Delete | Store | Raise | Fill | Block | Evict | Divide | Reset | Grace
+KINDS = (Update, Delete, Store, Raise, Fill, Block, Evict, Divide, Reset, Grace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+import random
+from collections.abc import Iterable, Mapping
 
 from lvsxdp import marks, records, scheduling, tables
 from lvsxdp.book import Book
-from lvsxdp.model import Backend, Config, MarkKey, MarkRule, Scheduler, Service, ServiceKey
+from lvsxdp.marks import Packet
+from lvsxdp.model import (
+    Backend,
+    Config,
+    MarkKey,
+    MarkRule,
+    Protocol,
+    Scheduler,
+    Service,
+    ServiceKey,
+)
 from lvsxdp.schema import Schema
+from tests.marked import Reader
 
 Maps = Mapping[str, Mapping[bytes, bytes]]
 View = tuple[object, ...]
@@ -72,54 +85,49 @@ def wanted_service(schema: Schema, service: Service) -> View:
     )
 
 
-def found_marks(schema: Schema, maps: Maps) -> View:
-    """The rule set that the switch word names."""
+def probes(*configs: Config) -> list[Packet]:
+    """Packets at the edges of what the rules name, each of one family."""
+    rules = [rule for config in configs for rule in config.marks]
+    networks = [network for rule in rules for network in (*rule.addresses, *rule.sources)]
+    interfaces = [name for rule in rules for name in rule.interfaces] or ["lb0"]
+    macs = [mac for rule in rules for mac in rule.source_macs] or ["02:00:00:00:00:01"]
+    edges = {edge for rule in rules for p in rule.ports for edge in (p.first - 1, p.first, p.last)}
+    dice = random.Random(1)
+    found = []
+    for network in (ipaddress.ip_network("192.0.2.10"), *networks):
+        alike = [other for other in networks if other.version == network.version]
+        for _ in range(4):
+            found.append(
+                Packet(
+                    protocol=dice.choice((Protocol.TCP, Protocol.UDP)),
+                    source=dice.choice(alike or [network])[0],
+                    destination=network[dice.choice((0, -1))],
+                    port=dice.choice([80, *sorted(edges - {-1})]),
+                    interface=dice.choice(interfaces),
+                    vlan=dice.choice([None, *(tag for rule in rules for tag in rule.vlans)]),
+                    source_mac=dice.choice(macs),
+                )
+            )
+    return found
+
+
+def found_marks(
+    schema: Schema,
+    maps: Maps,
+    packets: Iterable[Packet],
+    ifindexes: Mapping[str, int],
+) -> list[int | None]:
+    """The marks that packets get by the rule set that the switch word names."""
     switch = word(maps, "switches", schema.enums["switch_word"]["marks"])
-    generation, start, count = switch & 0xFFFF, switch >> 16 & 0xFFFF, switch >> 32 & 0xFFFF
-    key, value = schema.keys["mark_exact"], schema.values["mark_exact"]
-    exact = {
-        (key.octets(k, "address"), key.octets(k, "port"), key.number(k, "protocol")): (
-            value.number(v, "mark"),
-            value.number(v, "position"),
-        )
-        for k, v in maps["mark_exact"].items()
-        if key.number(k, "generation") == generation
-    }
-    assert bool(exact) == bool(switch >> 48 & 1)
-    rows = (maps["mark_rules"][records.number(start + n)] for n in range(count))
-    layout = schema.values["mark_rules"]
-    names = ("mark", "position", "first_port", "last_port", "protocols", "vlan")
-    return exact, [
-        (*(layout.number(row, name) for name in names), layout.octets(row, "destination"))
-        for row in rows
-    ]
+    start = (switch & 1) * schema.flat["mark_words"].rows // 2
+    reader = Reader(schema, lambda place: word(maps, "mark_words", start + place), ifindexes)
+    exact, ordered = bool(switch >> 32 & 1), bool(switch >> 33 & 1)
+    return [reader.found(packet, exact=exact, ordered=ordered) for packet in packets]
 
 
-def wanted_marks(rules: tuple[MarkRule, ...]) -> View:
-    table = marks.expand(rules)
-    exact = {
-        (k.address.packed.ljust(16, b"\0"), k.port.to_bytes(2, "big"), k.protocol.number): (
-            verdict.mark,
-            verdict.position,
-        )
-        for k, verdict in table.exact.items()
-    }
-    bits = {"tcp": 1, "udp": 2, "sctp": 4}
-    ordered = [
-        (
-            rule.mark,
-            rule.position,
-            rule.ports.first,
-            rule.ports.last,
-            sum(bits[protocol] for protocol in rule.protocols),
-            0 if rule.vlan is None else rule.vlan + 1,
-            rule.destination.network_address.packed.ljust(16, b"\0")
-            if rule.destination
-            else bytes(16),
-        )
-        for rule in table.ordered
-    ]
-    return exact, ordered
+def wanted_marks(rules: tuple[MarkRule, ...], packets: Iterable[Packet]) -> list[int | None]:
+    """The marks that they are to get."""
+    return [marks.first_match(rules, packet) for packet in packets]
 
 
 def wanted_flags(backend: Backend) -> int:
@@ -130,7 +138,9 @@ def keyed(schema: Schema, config: Config) -> dict[ServiceKey, tuple[bytes, Servi
     return {s.key: (tables.service_keys(schema, s), s) for s in config.services}
 
 
-def assert_says(schema: Schema, maps: Maps, book: Book, config: Config) -> None:
+def assert_says(
+    schema: Schema, maps: Maps, book: Book, config: Config, ifindexes: Mapping[str, int]
+) -> None:
     """The maps hold this configuration and nothing else that a packet could meet."""
     wanted = {
         key: wanted_service(schema, service) for key, service in keyed(schema, config).values()
@@ -156,8 +166,8 @@ def assert_says(schema: Schema, maps: Maps, book: Book, config: Config) -> None:
         if layout.number(row, "word") & 0xFFFFFFFF
     }
     assert present == expected
-    assert found_marks(schema, maps) == wanted_marks(config.marks)
-    assert len(maps["mark_exact"]) == len(marks.expand(config.marks).exact)
+    packets = probes(config)
+    assert found_marks(schema, maps, packets, ifindexes) == (wanted_marks(config.marks, packets))
     assert word(maps, "switches", schema.enums["switch_word"]["settings"]) == (
         tables.settings_word(schema, config.settings, config.services)
     )

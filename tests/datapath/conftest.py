@@ -24,7 +24,7 @@ from tests.datapath.harness import (
 )
 
 WHOLE = """
-capacity: {connections: 4096, persistence: 4096}
+capacity: {connections: 4096, persistence: 4096, marks: 16384}
 features: all
 """
 # A draw with which the bare sums of clients in a row would meet few buckets (bpf/hash.h).

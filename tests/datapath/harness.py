@@ -182,13 +182,17 @@ class Datapath:
 
     def send_tc(self, packet: Any, interface: str = "lb0", mark: int = 0) -> Verdict:
         """Runs the TC entry on a frame as if no XDP program were there."""
+        run = self.run_tc(packet, interface, mark)
+        action = run.verdict - 2**32 if run.verdict >= 2**31 else run.verdict
+        return Verdict(TC_ACTIONS[action], run.data)
+
+    def run_tc(self, packet: Any, interface: str = "lb0", mark: int = 0) -> maps.Run:
+        """The same, and what the kernel says of the run."""
         context = bytearray(192)
         struct.pack_into("<I", context, 8, mark)
         struct.pack_into("<I", context, 40, self.ifindex[interface])
         with self._without_xdp(interface):
-            run = maps.run_program(self.entry["tc"], bytes(packet), context=bytes(context))
-        action = run.verdict - 2**32 if run.verdict >= 2**31 else run.verdict
-        return Verdict(TC_ACTIONS[action], run.data)
+            return maps.run_program(self.entry["tc"], bytes(packet), context=bytes(context))
 
     @contextlib.contextmanager
     def _without_xdp(self, interface: str) -> Iterator[None]:

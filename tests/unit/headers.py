@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 import re
 
-from lvsxdp import records
+from lvsxdp import mark_words, records
 from lvsxdp.filtering import Hashing
+from lvsxdp.model import Capacity
 from lvsxdp.schema import Schema
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,4 +53,5 @@ def schema(hz: int = 250) -> Schema:
         enums=records.enums_of(TYPES),
         hz=hz,
         hashing=HASHING,
+        flat={"mark_words": records.Shape(8, 2 * mark_words.words_for(Capacity().marks))},
     )

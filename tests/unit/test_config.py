@@ -303,7 +303,7 @@ FAULTS = {
     "services: {name: a}": "f:1: services: a mapping stands where a list belongs;"
     " an empty list is []",
     "capacity: 5": 'f:1: capacity: "5" stands where a mapping belongs,'
-    " with keys of: connections, persistence, services, backends",
+    " with keys of: connections, persistence, services, backends, marks",
     "marks: [1]": 'f:1: marks[0]: "1" stands where a mapping belongs, with keys of: mark, protocol,'
     " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
     " interface, interfaces, vlan, vlans",
@@ -382,9 +382,7 @@ FAULTS = {
     rule("source_mac: 02-00-00-00-00-01"): 'f:1: marks[0].source_mac: "02-00-00-00-00-01" is not'
     " a MAC address (02:00:00:00:00:01)",
     rule("vlan: 4095"): 'f:1: marks[0].vlan: "4095" is not a VLAN id (1 to 4094)',
-    "marks:\n" + "".join(f"- {{mark: 0, address: any, vlan: {n}}}\n" for n in range(1, 66)): "f:2:"
-    " marks: the rules need 65 rows that are compared in order, and 64 is the most;"
-    " one address with one port and no other condition needs none",
+    "capacity: {marks: 1}\nmarks: [{mark: 0, address: any}, {mark: 0, address: any, vlan: 2}]": "f:1: capacity.marks: 1 is too few for 2 marks; raise it",
     # a service's key
     service("name: a"): "f:1: services[0]: a service needs a mark, or protocol, address and port",
     service("mark: 0, family: ipv4"): 'f:1: services[0].mark: "0" is not a service\'s mark'

@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lvsxdp import marks
-from lvsxdp.errors import ConflictError
-from lvsxdp.marks import EVERY_PORT, ExactKey, OrderedRule, Packet, Verdict
+from lvsxdp.marks import ExactKey, Packet, Verdict
 from lvsxdp.model import MarkRule, Network, Ports, Protocol
 
 TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
@@ -36,11 +35,13 @@ PACKET = Packet(
 )
 
 
-def test_one_address_with_single_ports_becomes_exact_rows_of_every_protocol() -> None:
-    table = marks.expand((rule(7, Ports(80, 80), Ports(443, 443), protocols=(TCP, UDP)),))
-    assert table == marks.RuleTable(
+def test_addresses_with_single_ports_become_exact_rows_of_every_protocol() -> None:
+    other = ipaddress.ip_network("2001:db8::1")
+    several = rule(7, Ports(80, 80), Ports(443, 443), protocols=(TCP, UDP), addresses=(VIP, other))
+    assert marks.expand((several,)) == marks.RuleTable(
         {
-            ExactKey(protocol, VIP.network_address, port): Verdict(7, 0)
+            ExactKey(protocol, address.network_address, port): Verdict(7, 0)
+            for address in (VIP, other)
             for protocol in (TCP, UDP)
             for port in (80, 443)
         },
@@ -48,52 +49,26 @@ def test_one_address_with_single_ports_becomes_exact_rows_of_every_protocol() ->
     )
 
 
-def test_a_range_becomes_one_ordered_row_that_keeps_its_protocols_together() -> None:
-    table = marks.expand((rule(7, Ports(20, 21), protocols=(TCP, UDP)),))
-    row = OrderedRule(0, 7, (TCP, UDP), VIP, None, Ports(20, 21), None, None, None)
-    assert table == marks.RuleTable({}, (row,))
-
-
 @pytest.mark.parametrize(
     "restriction",
     [
         {"addresses": (NET,)},
+        {"addresses": (VIP, NET)},
         {"addresses": ()},
+        {"ports": ()},
+        {"ports": (Ports(80, 80), Ports(20, 21))},
         {"sources": (CLIENTS,)},
         {"source_macs": ("02:00:00:00:00:01",)},
         {"interfaces": ("eth0",)},
         {"vlans": (5,)},
     ],
 )
-def test_whatever_else_restricts_or_widens_a_rule_makes_its_row_ordered(
+def test_whatever_else_restricts_or_widens_a_rule_makes_it_an_ordered_one(
     restriction: dict[str, Any],
 ) -> None:
-    table = marks.expand((rule(7, Ports(80, 80), **restriction),))
-    assert (len(table.exact), len(table.ordered)) == (0, 1)
-
-
-def test_a_rule_without_ports_is_one_ordered_row_of_every_port() -> None:
-    assert marks.expand((rule(7),)).ordered[0].ports == EVERY_PORT
-
-
-def test_a_rule_has_a_row_for_every_combination_of_its_conditions() -> None:
-    many = rule(
-        1,
-        Ports(20, 21),
-        Ports(80, 80),
-        sources=(CLIENTS, NET),
-        interfaces=("eth0", "eth1"),
-        vlans=(1, 2, 3),
-        source_macs=("02:00:00:00:00:01",),
-    )
-    assert len(marks.expand((many,)).ordered) == 2 * 2 * 2 * 3
-
-
-def test_a_source_and_a_destination_of_different_families_make_no_row() -> None:
-    six = ipaddress.ip_network("2001:db8::/32")
-    assert marks.expand((rule(1, sources=(six, CLIENTS)),)).ordered == (
-        OrderedRule(0, 1, (TCP,), VIP, CLIENTS, EVERY_PORT, None, None, None),
-    )
+    first, widened = rule(1, Ports(22, 22)), rule(7, **{"ports": (Ports(80, 80),), **restriction})
+    table = marks.expand((first, widened))
+    assert (len(table.exact), table.ordered) == (1, ((1, widened),))
 
 
 def test_the_first_of_two_exact_duplicates_is_kept() -> None:
@@ -101,40 +76,13 @@ def test_the_first_of_two_exact_duplicates_is_kept() -> None:
     assert list(table.exact.values()) == [Verdict(1, 0)]
 
 
-def test_as_many_ordered_rows_as_the_data_plane_holds_are_accepted() -> None:
-    rules = tuple(rule(1, Ports(n, n + 1)) for n in range(marks.MAX_ORDERED))
-    assert len(marks.expand(rules).ordered) == marks.MAX_ORDERED
-
-
-def test_one_ordered_row_too_many_is_a_conflict_that_says_how_to_need_fewer() -> None:
-    rules = tuple(rule(1, Ports(n, n + 1)) for n in range(marks.MAX_ORDERED + 1))
-    with pytest.raises(ConflictError) as caught:
-        marks.expand(rules)
-    assert str(caught.value) == (
-        "the rules need 65 rows that are compared in order, and 64 is the most; "
-        "one address with one port and no other condition needs none"
-    )
-
-
-def test_an_earlier_ordered_rule_wins_over_a_later_exact_one() -> None:
-    rules = (rule(1, addresses=(NET,)), rule(2, Ports(80, 80)))
-    assert marks.look_up(marks.expand(rules), PACKET) == 1
-
-
-def test_an_earlier_exact_rule_wins_over_a_later_ordered_one() -> None:
-    rules = (rule(2, Ports(80, 80)), rule(1, addresses=(NET,)))
-    assert marks.look_up(marks.expand(rules), PACKET) == 2
-
-
 def test_mark_zero_ends_classification() -> None:
     rules = (rule(0, Ports(80, 80)), rule(1))
-    assert marks.look_up(marks.expand(rules), PACKET) == 0
     assert marks.first_match(rules, PACKET) == 0
 
 
 def test_a_packet_that_no_rule_takes_has_no_mark() -> None:
     rules = (rule(1, Ports(443, 443)),)
-    assert marks.look_up(marks.expand(rules), PACKET) is None
     assert marks.first_match(rules, PACKET) is None
 
 
@@ -245,19 +193,6 @@ def packets(draw: st.DrawFn) -> Packet:
         vlan=draw(st.sampled_from([None, 1, 2])),
         source_mac=draw(st.sampled_from(MACS)),
     )
-
-
-@settings(max_examples=200, deadline=None)
-@given(rules=RULES, probes=st.lists(packets(), min_size=1, max_size=8))
-def test_the_rows_give_every_packet_the_mark_of_its_first_matching_rule(
-    rules: tuple[MarkRule, ...], probes: list[Packet]
-) -> None:
-    try:
-        table = marks.expand(rules)
-    except ConflictError:
-        return
-    found = [marks.look_up(table, probe) for probe in probes]
-    assert found == [marks.first_match(rules, probe) for probe in probes]
 
 
 @settings(max_examples=200, deadline=None)
