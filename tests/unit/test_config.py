@@ -382,7 +382,9 @@ FAULTS = {
     rule("source_mac: 02-00-00-00-00-01"): 'f:1: marks[0].source_mac: "02-00-00-00-00-01" is not'
     " a MAC address (02:00:00:00:00:01)",
     rule("vlan: 4095"): 'f:1: marks[0].vlan: "4095" is not a VLAN id (1 to 4094)',
-    "capacity: {marks: 1}\nmarks: [{mark: 0, address: any}, {mark: 0, address: any, vlan: 2}]": "f:1: capacity.marks: 1 is too few for 2 marks; raise it",
+    "capacity: {marks: 1}\nmarks: [{mark: 0, address: any}, {mark: 0, address: any, vlan: 1}]": (
+        "f:1: capacity.marks: 1 is too few for 2 marks; raise it"
+    ),
     # a service's key
     service("name: a"): "f:1: services[0]: a service needs a mark, or protocol, address and port",
     service("mark: 0, family: ipv4"): 'f:1: services[0].mark: "0" is not a service\'s mark'
