@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from lvsxdp.errors import ConflictError
 
@@ -38,47 +39,83 @@ class Book:
     mark_generation: int = 0
     epoch: int = 0
 
+    def copy(self) -> Book:
+        """A book to be brought up to date in its stead: places are exchanged, not changed."""
+        return Book(
+            dict(self.services),
+            dict(self.service_generations),
+            dict(self.backend_generations),
+            self.mark_generation,
+            self.epoch,
+        )
 
-def free_number(taken: set[int], capacity: int, what: str) -> int:
-    """The lowest number that is not taken, which it takes."""
-    for number in range(capacity):
-        if number not in taken:
-            taken.add(number)
-            return number
-    raise ConflictError(f"all {capacity} {what} are taken: raise capacity.{what} and attach anew")
+
+class Numbers:
+    """Numbers from 0 on, of which some are taken."""
+
+    def __init__(self, taken: Iterable[int], what: str) -> None:
+        """`what` they count, by its key in the configuration's capacity."""
+        self.taken, self.what = set(taken), what
+        self._least = 0  # none below is free
+
+    def take(self, capacity: int) -> int:
+        """The lowest number that is not taken, which it takes."""
+        while self._least in self.taken:
+            self._least += 1
+        if self._least >= capacity:
+            raise ConflictError(
+                f"all {capacity} {self.what} are taken: raise capacity.{self.what} and attach anew"
+            )
+        self.taken.add(self._least)
+        return self._least
 
 
-def free_range(taken: list[tuple[int, int]], length: int, capacity: int) -> int:
-    """The start of a free range of members, which it takes; both old and new count as taken."""
-    start = 0
-    for begin, size in sorted(taken):
-        if begin - start >= length:
-            break
-        start = max(start, begin + size)
-    if start + length > capacity:
-        raise ConflictError(f"no room for a list of {length} backends: raise capacity.backends")
-    taken.append((start, length))
-    return start
+class Ranges:
+    """Ranges of members, of which some are taken."""
+
+    def __init__(self, taken: Iterable[tuple[int, int]]) -> None:
+        """The start and length of each that is taken."""
+        self._gaps: list[tuple[int, int]] = []  # start and length of each, in order
+        self._end = 0
+        for start, length in sorted(taken):
+            if start > self._end:
+                self._gaps.append((self._end, start - self._end))
+            self._end = max(self._end, start + length)
+
+    def take(self, length: int, capacity: int) -> int:
+        """The start of the first free range of this length, which it takes."""
+        for place, (start, room) in enumerate(self._gaps):
+            if room < length:
+                continue
+            self._gaps[place : place + 1] = (
+                [(start + length, room - length)] if room > length else []
+            )
+            return start
+        start = self._end
+        if start + length > capacity:
+            raise ConflictError(f"no room for a list of {length} backends: raise capacity.backends")
+        self._end += length
+        return start
 
 
 @dataclasses.dataclass(slots=True)
 class Places:
     """Everything that is taken while a change is planned: by the old state and by the new."""
 
-    services: set[int]
-    rows: set[int]
-    slots: set[int]
-    backends: set[int]
-    members: list[tuple[int, int]]
+    services: Numbers
+    rows: Numbers
+    slots: Numbers
+    backends: Numbers
+    members: Ranges
 
     @classmethod
     def of(cls, book: Book) -> Places:
         """What the book says is taken."""
         places = book.services.values()
         return cls(
-            services={place.id for place in places},
-            rows={place.row for place in places},
-            slots={place.slots for place in places if place.slots is not None},
-            backends={b.id for place in places for b in place.backends.values()},
-            members=[(place.list_offset, place.list_length) for place in places],
+            services=Numbers((place.id for place in places), "services"),
+            rows=Numbers((place.row for place in places), "services"),
+            slots=Numbers((p.slots for p in places if p.slots is not None), "services"),
+            backends=Numbers((b.id for p in places for b in p.backends.values()), "backends"),
+            members=Ranges((place.list_offset, place.list_length) for place in places),
         )

@@ -130,6 +130,22 @@ def _edit_persistence(service: Service, edits: Edits) -> Persistence | None:
     return dataclasses.replace(kept, expiry=edits.expiry or kept.expiry)
 
 
+def is_of_weights(old: Config, new: Config) -> bool:
+    """Whether services, their backends and the mark rules are the same ones, by their keys."""
+    return (
+        (old.marks is new.marks or old.marks == new.marks)
+        and len(old.services) == len(new.services)
+        and all(
+            before is after
+            or (
+                before.key == after.key
+                and [b.key for b in before.backends] == [b.key for b in after.backends]
+            )
+            for before, after in zip(old.services, new.services, strict=True)
+        )
+    )
+
+
 def add_service(config: Config, service: Service) -> Config:
     """The configuration with one service more, the last of its file."""
     if any(s.key == service.key for s in config.services):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from lvsxdp.service_commands import backend, mark, service
 @click.pass_context
 def main(ctx: click.Context, netns: str | None, wait: float) -> None:
     """Linux Virtual Server semantics at XDP speed: marks, persistence, schedulers."""
+    # of the very many objects of a large configuration, none is garbage before the command ends
+    gc.disable()
     ctx.obj = Options(netns, wait)
 
 
@@ -284,6 +287,7 @@ def run(options: Options, interval: float) -> None:
     """
     from lvsxdp import controller, daemon, network
 
+    gc.enable()
     network.leave_private_mounts()
     if options.netns:
         network.enter_namespace(options.netns)

@@ -96,7 +96,7 @@ def session(options: Options) -> Iterator[tuple[Any, Any]]:
     if options.netns:
         network.enter_namespace(options.netns)
     where = controller.here()
-    with state.locked(where, options.wait), network.Network() as net:
+    with state.locked(where, options.wait), network.Network(later=True) as net:
         if (where.files / "confirm.json").exists():
             from lvsxdp import confirming
 
@@ -156,8 +156,9 @@ def put(balancer: Any, net: Any, wanted: Config) -> None:
     from lvsxdp import checks, confirming
 
     confirming.refuse(balancer.where)
-    before = checks.check(balancer.state.config)
-    for warning in checks.check(wanted):
+    found = checks.check(wanted)
+    before = set(checks.check(balancer.state.config) if found else ())
+    for warning in found:
         if warning not in before:
             say(f"warning: {warning}")
     balancer.apply(wanted, net, by_hand=True)

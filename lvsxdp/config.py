@@ -76,7 +76,7 @@ MAX_CAPACITY = {
     "connections": 2**21,
     "persistence": 2**21,
     "services": 2**16,
-    "backends": 2**16,
+    "backends": 2**17,
     "marks": 2**16,
 }
 

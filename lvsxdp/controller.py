@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import dataclasses
 import os
@@ -12,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvsxdp import features, journal, maps, network, records, state, tables
+from lvsxdp import changes, features, journal, maps, network, records, state, tables
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
 from lvsxdp.maps import Map
-from lvsxdp.model import Config, Service
+from lvsxdp.model import Config, Family, Service
 from lvsxdp.network import Network
 from lvsxdp.scheduling import Cursor
 from lvsxdp.state import Folders, State
@@ -46,7 +45,14 @@ GRACE = 0.02
 TABLES = ("connections4", "connections6", "persistence4", "persistence6")
 # Slots that one run of the sweep program does: bpf/config.h.
 SWEEP_STEP = 32
-SYSCTLS = ("net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding")
+
+
+def lo_forwarding(family: Family) -> str:
+    """The sysctl by which the kernel's FIB answers XDP."""
+    return f"net/{family}/conf/lo/forwarding"
+
+
+SYSCTLS = tuple(map(lo_forwarding, Family))
 
 
 def here() -> Folders:
@@ -146,13 +152,15 @@ class Balancer:
         Compiles first what `new` uses and the programs were compiled without.  What is changed
         `by_hand` is told by the next apply of a file.
         """
-        self.refresh_network(net)
-        host = Host(
-            ifindexes={link.name: link.index for link in net.links()}, cursors=self._cursors()
-        )
+        host = Host(ifindexes={}, cursors=self._cursors())
+        if not (by_hand and changes.is_of_weights(self.state.config, new)):
+            # an edit that brings nothing that the network matters to does without, in half the time
+            self.refresh_network(net)
+            names = {link.name: link.index for link in net.links()}
+            host = dataclasses.replace(host, ifindexes=names)
         if self.missing(new):
             self._widen(new, net, host)
-        known, book = self.state, copy.deepcopy(self.state.book)
+        known, book = self.state, self.state.book.copy()
         plan = tables.plan(self.schema, book, known.config, new, host, first=first)
         applied = (known.applied or known.config) if by_hand else new
         wanted = dataclasses.replace(
@@ -196,7 +204,7 @@ class Balancer:
         from lvsxdp import swapping
 
         # what cannot be applied is not compiled for
-        tables.plan(self.schema, copy.deepcopy(self.state.book), self.state.config, new, host)
+        tables.plan(self.schema, self.state.book.copy(), self.state.config, new, host)
         swapping.widen(self, net, self.missing(new))
 
     def _perform(self, write: Write) -> None:
@@ -277,10 +285,13 @@ class Balancer:
             target.delete(key)
 
     def write_routes(self, net: Network) -> None:
-        """Notes each backend's route in its row, for where the kernel's FIB will not say."""
+        """Notes backends' routes in their rows where the kernel's FIB does not answer XDP."""
         layout = self.schema.values["backends"]
         target = self.map("backends")
+        answered = {family for family in Family if network.sysctl(lo_forwarding(family)) == "1"}
         for service in self.state.config.services:
+            if service.family in answered:
+                continue
             places = self.state.book.services[str(service.key)].backends
             for backend in service.backends:
                 route = net.route(backend.address)

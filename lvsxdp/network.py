@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import functools
 import ipaddress
 import os
 import socket
@@ -140,17 +141,23 @@ def _set_namespace(descriptor: int, kind: int, what: str) -> None:
 class Network:
     """This network namespace by one netlink socket."""
 
-    def __init__(self) -> None:
-        """Opens the socket in the namespace that the process is in."""
+    def __init__(self, *, later: bool = False) -> None:
+        """Opens the socket in the namespace that the process is in; or when it is first used."""
+        if not later:
+            _ = self._route
+
+    @functools.cached_property
+    def _route(self) -> Any:
         from pyroute2 import IPRoute
 
-        self._route: Any = IPRoute()
+        return IPRoute()
 
     def __enter__(self) -> Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._route.close()
+        if "_route" in vars(self):
+            self._route.close()
 
     # ------------------------------------------------------------------------------- what is
 

@@ -170,6 +170,9 @@ def parse_service_protocol(text: str) -> Protocol:
     return Protocol(text)
 
 
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
 def parse_address(text: str) -> Address:
     """An IPv4 or IPv6 address without a zone."""
     try:
@@ -197,11 +200,13 @@ def _why_no_host(address: Address) -> str:
         return "a loopback address"
     if address.is_multicast:
         return "a multicast address"
-    if address == ipaddress.IPv4Address("255.255.255.255"):
+    if address == BROADCAST:
         return "the broadcast address"
-    if isinstance(address, ipaddress.IPv6Address) and address.is_link_local:
+    if address.version == 4:
+        return ""
+    if address.is_link_local:
         return "a link-local address"
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+    if address.ipv4_mapped:
         return f"the IPv4 address {address.ipv4_mapped} in IPv6 writing"
     return ""
 

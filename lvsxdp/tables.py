@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 from lvsxdp import filtering, marking, records, scheduling, sharing
-from lvsxdp.book import BackendPlace, Book, Places, ServicePlace, free_number, free_range
+from lvsxdp.book import BackendPlace, Book, Numbers, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
@@ -107,7 +108,7 @@ def backend_flags(schema: Schema, backend: Backend) -> int:
     return flag["present"] | quiesced | (flag["draining"] if backend.draining else 0)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass
 class _Change:
     """One service on its way from what it was to what it is to be."""
 
@@ -120,6 +121,11 @@ class _Change:
     switch: list[Write] = dataclasses.field(default_factory=list)
     finish: list[Write] = dataclasses.field(default_factory=list)
 
+    @functools.cached_property
+    def used(self) -> Numbers:
+        """The ids that services have or had."""
+        return Numbers((*self.taken.services.taken, *self.book.service_generations), "services")
+
     def place_backends(self, service: Service, old: ServicePlace | None) -> dict[str, BackendPlace]:
         """An id for each backend: the one it has, or a free one with its next generation."""
         places: dict[str, BackendPlace] = {}
@@ -128,7 +134,7 @@ class _Change:
             if old and name in old.backends:
                 places[name] = old.backends[name]
                 continue
-            identity = free_number(self.taken.backends, self.config.capacity.backends, "backends")
+            identity = self.taken.backends.take(self.config.capacity.backends)
             generation = self.book.backend_generations.get(identity, 0) % (2**32 - 1) + 1
             self.book.backend_generations[identity] = generation
             places[name] = BackendPlace(identity, generation)
@@ -200,14 +206,12 @@ class _Change:
         self.book.service_generations[identity] = generation
         slots = None
         if service.scheduler is Scheduler.SH:
-            slots = free_number(self.taken.slots, 2 * capacity.services, "services")
+            slots = self.taken.slots.take(2 * capacity.services)
         return ServicePlace(
             id=identity,
             generation=generation,
-            row=free_number(self.taken.rows, 2 * capacity.services, "services"),
-            list_offset=free_range(
-                self.taken.members, length, MEMBERS_EACH_BACKEND * capacity.backends
-            ),
+            row=self.taken.rows.take(2 * capacity.services),
+            list_offset=self.taken.members.take(length, MEMBERS_EACH_BACKEND * capacity.backends),
             list_length=length,
             slots=slots,
             backends=backends,
@@ -217,12 +221,11 @@ class _Change:
 def _fresh_service(change: _Change) -> int:
     """An id that no service ever had, or else one whose entries are removed first."""
     capacity = change.config.capacity.services
-    used = {*change.taken.services, *change.book.service_generations}
-    if len(used) < capacity:
-        identity = free_number(used, capacity, "services")
-        change.taken.services.add(identity)
+    if len(change.used.taken) < capacity:
+        identity = change.used.take(capacity)
+        change.taken.services.taken.add(identity)
         return identity
-    identity = free_number(change.taken.services, capacity, "services")
+    identity = change.taken.services.take(capacity)
     change.prepare.append(Evict(identity))
     return identity
 
@@ -305,7 +308,7 @@ def plan(
         was = before.get(service.key)
         if was is None:
             _add_service(change, service)
-        elif dataclasses.replace(was, name=None) != dataclasses.replace(service, name=None):
+        elif was is not service and _unnamed(was) != _unnamed(service):
             _edit_service(change, was, service)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
     if first or old.marks != new.marks:
@@ -318,6 +321,11 @@ def plan(
         prepare=(*before_all, *change.prepare),
         effect=(*divided, *_effect(change, schema, old, new, first)),
     )
+
+
+def _unnamed(service: Service) -> Service:
+    """The service without its name, which no packet minds."""
+    return dataclasses.replace(service, name=None)
 
 
 def _effect(

@@ -483,7 +483,7 @@ FAULTS = {
     "capacity: {connections: 2097153}": 'f:1: capacity.connections: "2097153" is not a number of'
     " entries (1 to 2097152)",
     "capacity: {backends: 0}": 'f:1: capacity.backends: "0" is not a number of entries'
-    " (1 to 65536)",
+    " (1 to 131072)",
     "capacity: {services: 1}\nservices: [{mark: 1, family: ipv4}, {mark: 2, family: ipv4}]": "f:1:"
     " capacity.services: 1 is too few for 2 services; raise it",
 }
@@ -557,7 +557,7 @@ marks:
   - {mark: 1}
 """
     assert faults(text) == [
-        'f:1: capacity.backends: "0" is not a number of entries (1 to 65536)',
+        'f:1: capacity.backends: "0" is not a number of entries (1 to 131072)',
         f'f:5: services[0].scheduler: "wr" is not a scheduler {SCHEDULERS}',
         'f:7: services[0].backends[0].weight: "1.5" is not a weight (0 to 2147483647);'
         " YAML reads it as a float, 1.5",
