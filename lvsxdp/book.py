@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 from lvsxdp.errors import ConflictError
 
@@ -26,7 +27,7 @@ class ServicePlace:
     list_offset: int
     list_length: int
     slots: int | None
-    backends: dict[str, BackendPlace]
+    backends: Mapping[str, BackendPlace]
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,24 +99,37 @@ class Ranges:
         return start
 
 
-@dataclasses.dataclass(slots=True)
 class Places:
-    """Everything that is taken while a change is planned: by the old state and by the new."""
+    """Everything that is taken while a change is planned: by the old state and by the new.
 
-    services: Numbers
-    rows: Numbers
-    slots: Numbers
-    backends: Numbers
-    members: Ranges
+    Each kind is counted when one is first taken.
+    """
 
-    @classmethod
-    def of(cls, book: Book) -> Places:
-        """What the book says is taken."""
-        places = book.services.values()
-        return cls(
-            services=Numbers((place.id for place in places), "services"),
-            rows=Numbers((place.row for place in places), "services"),
-            slots=Numbers((p.slots for p in places if p.slots is not None), "services"),
-            backends=Numbers((b.id for p in places for b in p.backends.values()), "backends"),
-            members=Ranges((place.list_offset, place.list_length) for place in places),
-        )
+    def __init__(self, book: Book) -> None:
+        """What the book says now is taken."""
+        self._known: Sequence[ServicePlace] = tuple(book.services.values())
+
+    @functools.cached_property
+    def services(self) -> Numbers:
+        """Ids of services."""
+        return Numbers((place.id for place in self._known), "services")
+
+    @functools.cached_property
+    def rows(self) -> Numbers:
+        """Rows of their versions."""
+        return Numbers((place.row for place in self._known), "services")
+
+    @functools.cached_property
+    def slots(self) -> Numbers:
+        """Tables of sh."""
+        return Numbers((p.slots for p in self._known if p.slots is not None), "services")
+
+    @functools.cached_property
+    def backends(self) -> Numbers:
+        """Ids of backends."""
+        return Numbers((b.id for p in self._known for b in p.backends.values()), "backends")
+
+    @functools.cached_property
+    def members(self) -> Ranges:
+        """Lists of backends."""
+        return Ranges((place.list_offset, place.list_length) for place in self._known)

@@ -29,11 +29,14 @@ Finding = tuple[str, str]  # a place, and what is wrong there and what would be 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placed:
-    """A service, its place and its backends' places: of those that could be read."""
+    """A service, its place and its backends' places: of those that could be read.
+
+    Without the latter the service by itself has been checked before.
+    """
 
     place: str
     service: Service
-    backends: tuple[str, ...]
+    backends: tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Draft:
     settings: Settings
     capacity: Capacity
     features: Features
+    rules_known: bool = False  # they have been checked before, by themselves
 
     def config(self) -> Config:
         """The configuration, which is whole where there were no faults."""
@@ -59,28 +63,38 @@ class Draft:
         )
 
 
-def check(config: Config) -> list[str]:
+def check(config: Config, known: Config | None = None) -> list[str]:
     """The warnings about a configuration that was put together from legal values.
 
     ConfigError names all its faults by their places in the file that `config.dump` would write.
+    What `known` has, the very same services and rules, is not looked at again by itself.
     """
-    draft = _placed(config)
+    draft = _placed(config, known)
     found = [f"{place}: {message}" for place, message in faults(draft)]
     if found:
         raise ConfigError(*found)
     return [f"{place}: {message}" for place, message in warnings(draft)]
 
 
-def _placed(config: Config) -> Draft:
+def _placed(config: Config, known: Config | None) -> Draft:
+    same = {id(service) for service in known.services} if known else set()
     services = tuple(
-        Placed(place, service, _places(f"{place}.backends", service.backends))
+        Placed(place, service, None)
+        if id(service) in same
+        else Placed(place, service, _places(f"{place}.backends", service.backends))
         for place, service in zip(
             _places("services", config.services), config.services, strict=True
         )
     )
     rules = tuple(zip(_places("marks", config.marks), config.marks, strict=True))
     return Draft(
-        config.interfaces, rules, services, config.settings, config.capacity, config.features
+        config.interfaces,
+        rules,
+        services,
+        config.settings,
+        config.capacity,
+        config.features,
+        rules_known=known is not None and known.marks is config.marks,
     )
 
 
@@ -90,7 +104,7 @@ def _places(place: str, values: Iterable[object]) -> tuple[str, ...]:
 
 def faults(draft: Draft) -> Iterator[Finding]:
     """What makes the configuration illegal."""
-    for place, rule in draft.rules:
+    for place, rule in () if draft.rules_known else draft.rules:
         yield from _rule_faults(place, rule)
     for placed in draft.services:
         yield from _service_faults(placed)
@@ -117,6 +131,8 @@ def _names(families: set[Family]) -> str:
 
 def _service_faults(placed: Placed) -> Iterator[Finding]:
     place, service = placed.place, placed.service
+    if placed.backends is None:
+        return
     if service.flags and service.scheduler is not Scheduler.SH:
         yield f"{place}.flags", f"belong to scheduler sh, and the scheduler is {service.scheduler}"
     is_any = isinstance(service.key, AddressKey) and service.key.port == ANY_PORT
@@ -167,7 +183,8 @@ def _capacity_faults(draft: Draft) -> Iterator[Finding]:
 
 def warnings(draft: Draft) -> Iterator[Finding]:
     """What is legal and probably not meant."""
-    for line in marks.warnings(tuple(rule for _, rule in draft.rules)):
+    rules = () if draft.rules_known else tuple(rule for _, rule in draft.rules)
+    for line in marks.warnings(rules):
         place, _, message = line.partition(": ")
         yield place, message
     yield from _idle_marks(draft)
@@ -195,6 +212,8 @@ def _idle_marks(draft: Draft) -> Iterator[Finding]:
 
 
 def _ignored_ports(placed: Placed) -> Iterator[Finding]:
+    if placed.backends is None:
+        return
     for place, backend in zip(placed.backends, placed.service.backends, strict=True):
         if backend.port is not None:
             why = "a persistent mark service forwards to the packet's own port"

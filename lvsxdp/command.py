@@ -156,8 +156,9 @@ def put(balancer: Any, net: Any, wanted: Config) -> None:
     from lvsxdp import checks, confirming
 
     confirming.refuse(balancer.where)
-    found = checks.check(wanted)
-    before = set(checks.check(balancer.state.config) if found else ())
+    known = balancer.state.config
+    found = checks.check(wanted, known)
+    before = set(checks.check(known) if found else ())
     for warning in found:
         if warning not in before:
             say(f"warning: {warning}")

@@ -111,7 +111,7 @@ def _put(where: Folders, pending: Pending) -> None:
         "applied": snapshot.to_plain(pending.applied) if pending.applied else None,
         "interfaces": pending.interfaces,
     }
-    state.write_plain(_file(where), plain)
+    state.write_bytes(_file(where), json.dumps(plain).encode())
 
 
 def end(where: Folders) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvsxdp import changes, features, journal, maps, network, records, state, tables
+from lvsxdp.book import ServicePlace
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
 from lvsxdp.maps import Map
@@ -152,7 +153,7 @@ class Balancer:
         Compiles first what `new` uses and the programs were compiled without.  What is changed
         `by_hand` is told by the next apply of a file.
         """
-        host = Host(ifindexes={}, cursors=self._cursors())
+        host = Host(ifindexes={}, cursor=self._cursor)
         if not (by_hand and changes.is_of_weights(self.state.config, new)):
             # an edit that brings nothing that the network matters to does without, in half the time
             self.refresh_network(net)
@@ -234,20 +235,14 @@ class Balancer:
             for index in range(write.words):
                 target.store_word(index, FULL)
 
-    def _cursors(self) -> dict[int, Cursor]:
-        """Where rr and wrr stand now, by service id."""
-        found = {}
-        for place in self.state.book.services.values():
-            word = self.map("service_cursors").read_word(place.id)
-            if word >> 48 == place.generation & 0xFFFF:
-                found[place.id] = Cursor(word >> 32 & 0xFFFF, word & 0xFFFFFFFF)
-            else:
-                row = self.map("service_configs").look_up(records.number(place.row)) or b""
-                layout = self.schema.values["service_configs"]
-                found[place.id] = Cursor(
-                    layout.number(row, "cursor_position"), layout.number(row, "cursor_weight")
-                )
-        return found
+    def _cursor(self, place: ServicePlace) -> Cursor:
+        """Where rr and wrr of a service stand now."""
+        word = self.map("service_cursors").read_word(place.id)
+        if word >> 48 == place.generation & 0xFFFF:
+            return Cursor(word >> 32 & 0xFFFF, word & 0xFFFFFFFF)
+        row = self.map("service_configs").look_up(records.number(place.row)) or b""
+        layout = self.schema.values["service_configs"]
+        return Cursor(layout.number(row, "cursor_position"), layout.number(row, "cursor_weight"))
 
     def refresh_network(self, net: Network) -> None:
         """Writes interfaces, MACs of upper devices and local addresses."""

@@ -75,19 +75,18 @@ def is_preparing(where: Folders) -> bool:
 
 def begin_next(where: Folders, wanted: State, todo: Iterable[Write], *, swap: bool = False) -> None:
     """From here on the change will be finished, by the next command if not by this one."""
-    plain = state.to_plain(wanted)
-    plain["todo"] = {"writes": [_to_plain(write) for write in todo], "swap": swap}
-    state.write_plain(_file(where, "next.json"), plain)
+    more = {"writes": [_to_plain(write) for write in todo], "swap": swap}
+    state.write_file(_file(where, "next.json"), wanted, more)
 
 
 def next_of(where: Folders) -> Next | None:
     """The change that has begun to take effect, None without one."""
-    plain = state.read_plain(_file(where, "next.json"))
-    if plain is None:
+    begun = state.read_file(_file(where, "next.json"))
+    if begun is None:
         return None
-    todo = plain.pop("todo")
-    found = tuple(_from_plain(write) for write in todo["writes"])
-    return Next(state.from_plain(plain), found, todo["swap"])
+    wanted, more = begun
+    todo = json.loads(more)
+    return Next(wanted, tuple(map(_from_plain, todo["writes"])), todo["swap"])
 
 
 def end_next(where: Folders) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import ipaddress
+from collections.abc import Sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -174,7 +175,7 @@ class Service:
     scheduler: Scheduler = Scheduler.WLC
     flags: tuple[SchedulerFlag, ...] = ()
     persistence: Persistence | None = None
-    backends: tuple[Backend, ...] = ()
+    backends: Sequence[Backend] = ()
 
     @property
     def family(self) -> Family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Any
 
 from lvsxdp.model import (
@@ -33,22 +34,31 @@ Plain = dict[str, Any]
 
 def to_plain(config: Config) -> Plain:
     """The configuration in dicts, lists, strings and numbers."""
+    return {**frame_to(config), "services": [service_to(service) for service in config.services]}
+
+
+def from_plain(plain: Plain) -> Config:
+    """The configuration that to_plain was given."""
+    return frame_from(plain, tuple(service_from(service) for service in plain["services"]))
+
+
+def frame_to(config: Config) -> Plain:
+    """The same without the services."""
     return {
         "interfaces": list(config.interfaces),
         "marks": [_rule_to(rule) for rule in config.marks],
-        "services": [_service_to(service) for service in config.services],
         "settings": {name: getattr(config.settings, name) for name in Settings.__slots__},
         "capacity": {name: getattr(config.capacity, name) for name in Capacity.__slots__},
         "features": str(config.features),
     }
 
 
-def from_plain(plain: Plain) -> Config:
-    """The configuration that to_plain was given."""
+def frame_from(plain: Plain, services: tuple[Service, ...]) -> Config:
+    """The configuration that frame_to was given, with these services."""
     return Config(
         interfaces=tuple(plain["interfaces"]),
         marks=tuple(_rule_from(rule) for rule in plain["marks"]),
-        services=tuple(_service_from(service) for service in plain["services"]),
+        services=services,
         settings=Settings(**plain["settings"]),
         capacity=Capacity(**plain["capacity"]),
         features=Features(plain["features"]),
@@ -103,29 +113,47 @@ def key_from_plain(plain: list[Any]) -> ServiceKey:
     return AddressKey(Protocol(plain[1]), _address(plain[2]), plain[3])
 
 
-def _service_to(service: Service) -> Plain:
+def properties_to(service: Service) -> list[Any]:
+    """All of a service but its backends, as a list."""
     kept = service.persistence
-    return {
-        "key": key_to_plain(service.key),
-        "name": service.name,
-        "scheduler": str(service.scheduler),
-        "flags": [str(flag) for flag in service.flags],
-        "persistence": kept and [kept.timeout, str(kept.netmask), str(kept.expiry)],
-        "backends": [
-            [str(b.address), b.port, b.weight, str(b.forward), b.draining] for b in service.backends
-        ],
-    }
+    return [
+        key_to_plain(service.key),
+        service.name,
+        str(service.scheduler),
+        [str(flag) for flag in service.flags],
+        kept and [kept.timeout, str(kept.netmask), str(kept.expiry)],
+    ]
 
 
-def _service_from(plain: Plain) -> Service:
-    kept = plain["persistence"]
+def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service:
+    """The service of which properties_to made the list, with these backends."""
+    key, name, scheduler, flags, kept = properties
     return Service(
-        key=key_from_plain(plain["key"]),
-        name=plain["name"],
-        scheduler=Scheduler(plain["scheduler"]),
-        flags=tuple(SchedulerFlag(flag) for flag in plain["flags"]),
+        key=key_from_plain(key),
+        name=name,
+        scheduler=Scheduler(scheduler),
+        flags=tuple(SchedulerFlag(flag) for flag in flags),
         persistence=kept and Persistence(kept[0], _address(kept[1]), Expiry(kept[2])),
-        backends=tuple(
-            Backend(_address(b[0]), b[1], b[2], Forward(b[3]), b[4]) for b in plain["backends"]
-        ),
+        backends=backends,
     )
+
+
+def backend_to(backend: Backend) -> list[Any]:
+    """A backend as a list."""
+    b = backend
+    return [str(b.address), b.port, b.weight, str(b.forward), b.draining]
+
+
+def backend_from(plain: list[Any]) -> Backend:
+    """The backend that backend_to was given."""
+    return Backend(_address(plain[0]), plain[1], plain[2], Forward(plain[3]), plain[4])
+
+
+def service_to(service: Service) -> list[Any]:
+    """A service as a list."""
+    return [properties_to(service), [*map(backend_to, service.backends)]]
+
+
+def service_from(plain: list[Any]) -> Service:
+    """The service that service_to was given."""
+    return with_backends(plain[0], tuple(map(backend_from, plain[1])))

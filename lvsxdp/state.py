@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lvsxdp import features, records, snapshot
-from lvsxdp.book import BackendPlace, Book, ServicePlace
+from lvsxdp import features, records, snapshot, stored
+from lvsxdp.book import Book
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
@@ -105,94 +106,128 @@ def remove_root(root: Path) -> None:
 
 def read(where: Folders) -> State | None:
     """The state that is on record, None where there is none."""
-    plain = read_plain(where.state_file)
-    try:
-        return None if plain is None else from_plain(plain)
-    except (ValueError, LookupError, TypeError) as err:
-        raise DatapathError(f"{where.state_file} is damaged: {err!r}") from err
+    found = read_file(where.state_file)
+    return found and found[0]
 
 
-def read_plain(path: Path) -> dict[str, Any] | None:
-    """What a file of state holds, None where there is none."""
+def read_file(path: Path) -> tuple[State, bytes] | None:
+    """The state that write_file was given, and what else as JSON; None without such a file."""
     try:
-        plain = json.loads(path.read_text())
-        version = plain["version"]
+        first, *lines = path.read_bytes().split(b"\n")
+        header = json.loads(first)
+        version = header["version"]
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as err:
         raise DatapathError(f"{path} is damaged: {err!r}") from err
-    if version == VERSION:
-        return dict(plain)
-    raise ConflictError(
-        f"{path} is of version {version}, not {VERSION}: "
-        "detach --all with the lvsxdp that attached, then attach with this one"
-    )
-
-
-def from_plain(plain: dict[str, Any]) -> State:
-    """The state that to_plain was given."""
-    return State(
-        config=snapshot.from_plain(plain["config"]),
-        book=_book_from(plain["book"]),
-        attachments=[Attachment(**attached) for attached in plain["attachments"]],
-        described=plain["described"],
-        applied=snapshot.from_plain(plain["applied"]) if plain.get("applied") else None,
-    )
+    if version != VERSION:
+        raise ConflictError(
+            f"{path} is of version {version}, not {VERSION}: "
+            "detach --all with the lvsxdp that attached, then attach with this one"
+        )
+    try:
+        if header["checksum"] != _checksum(lines):
+            raise ValueError("its lines are not those that were written")
+        return _decode(header, lines[:-1]), lines[-1]
+    except (ValueError, LookupError, TypeError) as err:
+        raise DatapathError(f"{path} is damaged: {err!r}") from err
 
 
 def write(where: Folders, state: State) -> None:
     """Puts the state on record: a new file renamed over the old."""
-    write_plain(where.state_file, to_plain(state))
+    write_file(where.state_file, state)
 
 
-def to_plain(state: State) -> dict[str, Any]:
-    """The state as plain JSON values."""
-    return {
+def write_file(path: Path, state: State, more: Any = None) -> None:
+    """Writes a state, and `more`, which is JSON: a header, a line for each service, the rest."""
+    places = state.book.services
+    lines = [stored.encode(s, places[str(s.key)]) for s in state.config.services]
+    lines.append(json.dumps(more).encode())
+    header = {
         "version": VERSION,
-        "config": snapshot.to_plain(state.config),
+        "checksum": _checksum(lines),
+        "config": snapshot.frame_to(state.config),
         "book": _book_to(state.book),
         "attachments": [dataclasses.asdict(attached) for attached in state.attachments],
         "described": state.described,
-        "applied": snapshot.to_plain(state.applied) if state.applied else None,
+        "applied": state.applied and _applied_to(state.applied, state.config),
     }
+    # json.dump would have Python's encoder do it, piece by piece, not the one in C
+    write_bytes(path, b"\n".join([json.dumps(header).encode(), *lines]))
 
 
-def write_plain(path: Path, plain: dict[str, Any]) -> None:
-    """Writes a file of state: a new one renamed over the old."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file: a new one renamed over the old."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        # in one go: piece by piece Python's own encoder would do it, not the one in C
-        file.write(json.dumps(plain))
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
 
 
-def _book_to(book: Book) -> dict[str, Any]:
-    # dataclasses.asdict copies all that is in it, which takes ten times as long
-    services = {key: {**_fields(place), "backends": {}} for key, place in book.services.items()}
-    for key, place in book.services.items():
-        services[key]["backends"] = {n: [b.id, b.generation] for n, b in place.backends.items()}
-    return {**_fields(book), "services": services}
+def _checksum(lines: Iterable[bytes]) -> int:
+    found = 0
+    for line in lines:
+        found = zlib.crc32(line, found)
+    return found
 
 
-def _fields(of: Any) -> dict[str, Any]:
-    return {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
-
-
-def _book_from(plain: dict[str, Any]) -> Book:
-    services = {}
-    for key, place in plain["services"].items():
-        backends = {name: BackendPlace(*b) for name, b in place.pop("backends").items()}
-        services[key] = ServicePlace(**place, backends=backends)
-    return Book(
-        services=services,
-        service_generations={int(k): v for k, v in plain["service_generations"].items()},
-        backend_generations={int(k): v for k, v in plain["backend_generations"].items()},
+def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
+    found = [stored.decode(line) for line in lines]
+    config = snapshot.frame_from(header["config"], tuple(service for service, _ in found))
+    plain = header["book"]
+    book = Book(
+        services={str(service.key): place for service, place in found},
+        service_generations=dict(enumerate(plain["service_generations"])),
+        backend_generations=dict(enumerate(plain["backend_generations"])),
         mark_generation=plain["mark_generation"],
         epoch=plain["epoch"],
     )
+    for generations in (book.service_generations, book.backend_generations):
+        for identity in [i for i, generation in generations.items() if not generation]:
+            del generations[identity]
+    return State(
+        config=config,
+        book=book,
+        attachments=[Attachment(**attached) for attached in header["attachments"]],
+        described=header["described"],
+        applied=header["applied"] and _applied_from(header["applied"], config),
+    )
+
+
+def _book_to(book: Book) -> dict[str, Any]:
+    """The book without its services; generations by id, 0 where an id was never used."""
+    return {
+        "service_generations": _by_id(book.service_generations),
+        "backend_generations": _by_id(book.backend_generations),
+        "mark_generation": book.mark_generation,
+        "epoch": book.epoch,
+    }
+
+
+def _by_id(generations: Mapping[int, int]) -> list[int]:
+    return [generations.get(identity, 0) for identity in range(max(generations, default=-1) + 1)]
+
+
+def _applied_to(applied: Config, config: Config) -> dict[str, Any]:
+    """The configuration that was applied; a service that runs unchanged is its place there."""
+    running = {service.key: place for place, service in enumerate(config.services)}
+    services: list[Any] = []
+    for service in applied.services:
+        place = running.get(service.key)
+        same = place is not None and config.services[place] == service
+        services.append(place if same else snapshot.service_to(service))
+    return {**snapshot.frame_to(applied), "services": services}
+
+
+def _applied_from(plain: dict[str, Any], config: Config) -> Config:
+    services = (
+        config.services[service] if isinstance(service, int) else snapshot.service_from(service)
+        for service in plain["services"]
+    )
+    return snapshot.frame_from(plain, tuple(services))
 
 
 @contextlib.contextmanager

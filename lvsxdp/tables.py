@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lvsxdp import filtering, marking, records, scheduling, sharing
 from lvsxdp.book import BackendPlace, Book, Numbers, Places, ServicePlace
@@ -41,7 +41,7 @@ class Host:
     """What the network says that the maps need: indices of interfaces, live cursors."""
 
     ifindexes: Mapping[str, int]
-    cursors: Mapping[int, Cursor]
+    cursor: Callable[[ServicePlace], Cursor]
 
 
 # ------------------------------------------------------------------------------------ services
@@ -263,7 +263,7 @@ def _cursor_after(change: _Change, old: Service, new: Service, was: ServicePlace
     if old.scheduler is not new.scheduler:
         return scheduling.next_cursor(new.scheduler, (), members, Cursor())
     before = scheduling.members_of(old.backends)
-    at = change.host.cursors.get(was.id, Cursor())
+    at = change.host.cursor(was)
     return scheduling.next_cursor(new.scheduler, before, members, at)
 
 
@@ -298,7 +298,7 @@ def plan(
     What is new is written beside what is in use; then single stores switch to it; only then is
     anything taken away.  `first` writes also what is equal to the defaults.
     """
-    change = _Change(schema, book, Places.of(book), new, host)
+    change = _Change(schema, book, Places(book), new, host)
     before = {service.key: service for service in old.services}
     after = {service.key: service for service in new.services}
     for service in old.services:

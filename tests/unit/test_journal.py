@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lvsxdp import journal, writes
+from lvsxdp import journal, state, writes
 from lvsxdp.book import Book
 from lvsxdp.errors import DatapathError
 from lvsxdp.model import Config
@@ -41,7 +40,7 @@ def test_a_change_that_has_ended_is_the_state_on_record(where: Folders) -> None:
     assert not where.state_file.exists()
     journal.end_next(where)
     assert not journal.is_unfinished(where)
-    assert json.loads(where.state_file.read_text())["book"]["epoch"] == 7
+    assert state.read(where) == STATE
 
 
 def test_a_change_that_was_taken_back_is_none(where: Folders) -> None:

@@ -125,7 +125,8 @@ class Machine:
         self.ifindexes |= {
             name: zlib.crc32(name.encode()) for rule in rules for name in rule.interfaces
         }
-        host = Host(self.ifindexes, cursors or {})
+        stand = cursors or {}
+        host = Host(self.ifindexes, lambda place: stand.get(place.id, Cursor()))
         plan = tables.plan(SCHEMA, self.book, self.config, new, host, first=self.first)
         self.first = False
         return list(plan.writes)
@@ -687,7 +688,7 @@ def test_a_full_table_of_backends_can_be_edited() -> None:
 def test_a_rule_for_an_interface_that_is_not_here_is_a_fault_of_the_configuration() -> None:
     rule = MarkRule(1, interfaces=("eth9",), ports=(Ports(1, 2),))
     with pytest.raises(ConfigError, match='there is no interface "eth9" here'):
-        tables.plan(SCHEMA, Book(), Config(), Config(marks=(rule,)), Host({}, {}))
+        tables.plan(SCHEMA, Book(), Config(), Config(marks=(rule,)), Host({}, lambda _: Cursor()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""Services as lines of a file: most commands look at a few of them, and decode no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from lvsxdp import snapshot
+from lvsxdp.book import BackendPlace, ServicePlace
+from lvsxdp.model import Backend, Service
+
+SEPARATOR = b"\t"
+
+
+class _Part:
+    """What a line says of the backends: they and their places, when somebody first looks."""
+
+    __slots__ = ("_decoded", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._decoded: tuple[tuple[Backend, ...], dict[str, BackendPlace]] | None = None
+
+    def decoded(self) -> tuple[tuple[Backend, ...], dict[str, BackendPlace]]:
+        if self._decoded is None:
+            backends, places = json.loads(self.raw)
+            made = tuple(map(snapshot.backend_from, backends))
+            named = {str(b): BackendPlace(*p) for b, p in zip(made, places, strict=True)}
+            self._decoded = made, named
+        return self._decoded
+
+
+class Backends(Sequence[Backend]):
+    """The backends of a line: a tuple that is made when it is first looked into."""
+
+    __slots__ = ("_count", "part")
+
+    def __init__(self, part: _Part, count: int) -> None:
+        """`count` is how many there are."""
+        self.part, self._count = part, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Backend: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Backend, ...]: ...
+    def __getitem__(self, index: int | slice) -> Backend | tuple[Backend, ...]:
+        return self.part.decoded()[0][index]
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self.part.decoded()[0])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Backends) and other.part.raw == self.part.raw:
+            return True
+        return isinstance(other, Backends | tuple) and self.part.decoded()[0] == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self.part.decoded()[0])
+
+    def __repr__(self) -> str:
+        return repr(self.part.decoded()[0])
+
+
+class BackendPlaces(Mapping[str, BackendPlace]):
+    """Where the backends of a line stand: a dict that is made when it is first looked into."""
+
+    __slots__ = ("_count", "part")
+
+    def __init__(self, part: _Part, count: int) -> None:
+        """`count` is how many there are."""
+        self.part, self._count = part, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, name: str) -> BackendPlace:
+        return self.part.decoded()[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.part.decoded()[1])
+
+    def __repr__(self) -> str:
+        return repr(self.part.decoded()[1])
+
+
+def encode(service: Service, place: ServicePlace) -> bytes:
+    """The line of a service and its place."""
+    at = [place.id, place.generation, place.row, place.list_offset, place.list_length, place.slots]
+    small = [snapshot.properties_to(service), len(service.backends), at]
+    return _json(small) + SEPARATOR + _backends(service, place)
+
+
+def _backends(service: Service, place: ServicePlace) -> bytes:
+    backends, places = service.backends, place.backends
+    if (
+        isinstance(backends, Backends)
+        and isinstance(places, BackendPlaces)
+        and backends.part is places.part
+    ):
+        return backends.part.raw
+    at = [places[str(backend)] for backend in backends]
+    return _json([[*map(snapshot.backend_to, backends)], [[p.id, p.generation] for p in at]])
+
+
+def _json(plain: Any) -> bytes:
+    return json.dumps(plain, separators=(",", ":")).encode()
+
+
+def decode(line: bytes) -> tuple[Service, ServicePlace]:
+    """The service and the place that encode() was given."""
+    small, _, raw = line.partition(SEPARATOR)
+    properties, count, (identity, generation, row, offset, length, slots) = json.loads(small)
+    part = _Part(raw)
+    service = snapshot.with_backends(properties, Backends(part, count))
+    places = BackendPlaces(part, count)
+    return service, ServicePlace(identity, generation, row, offset, length, slots, places)
