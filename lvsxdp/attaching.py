@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lvsxdp import changes, journal, loading, maps, network, state
@@ -31,6 +31,7 @@ def attach(
     build: Build | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    sources: Mapping[str, str] | None = None,
 ) -> None:
     """Attaches interfaces, loading everything first where nothing runs yet.
 
@@ -47,13 +48,15 @@ def attach(
     if running:
         with Balancer.open(where, say, build) as balancer:
             if config is not None:
-                balancer.apply(changes.follow(balancer.state.config, config), net)
+                wanted = changes.follow(balancer.state.config, config)
+                kept = changes.kept_sources(sources or {}, config, wanted)
+                balancer.apply(wanted, net, sources=kept)
             _attach_links(balancer, net, links, mode, force, say)
         return
     wanted = config or Config()
     wanted = dataclasses.replace(wanted, capacity=loading.sized(wanted.capacity, loading.memory()))
     with _loaded(where, wanted, _with_room(build or Build(), net)) as balancer:
-        balancer.apply(wanted, net, first=True)
+        balancer.apply(wanted, net, first=True, sources=sources)
         _attach_links(balancer, net, links, mode, force, say)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
@@ -48,7 +48,7 @@ def _service_lines(old: Config, new: Config) -> Iterator[str]:
     for key, service in after.items():
         if key not in before:
             yield f"service {service}: added with {len(service.backends)} backends"
-        else:
+        elif before[key] is not service:
             yield from _edits(before[key], service)
 
 
@@ -220,9 +220,26 @@ def follow(running: Config, wanted: Config, *, undrain: bool = False) -> Config:
     return wanted if undrain else keep_drains(running, wanted)
 
 
+def kept_sources(sources: Mapping[str, str], read: Config, wanted: Config) -> dict[str, str]:
+    """What texts are known by, of the services that are to run just as they were read."""
+    same = {id(service) for service in read.services}
+    keys = (str(service.key) for service in wanted.services if id(service) in same)
+    return {key: sources[key] for key in keys if key in sources}
+
+
 def keep_drains(running: Config, wanted: Config) -> Config:
     """`wanted`, with the backends draining that drain now: a file does not end a drain."""
-    draining = {(s.key, b.key) for s in running.services for b in s.backends if b.draining}
+    same = {id(service) for service in wanted.services}
+    draining = {
+        (service.key, backend.key)
+        for service in running.services
+        if id(service) not in same
+        for backend in service.backends
+        if backend.draining
+    }
+    if not draining:
+        return wanted
+    draining_services = {key for key, _ in draining}
     services = tuple(
         dataclasses.replace(
             service,
@@ -231,6 +248,8 @@ def keep_drains(running: Config, wanted: Config) -> Config:
                 for b in service.backends
             ),
         )
+        if service.key in draining_services
+        else service
         for service in wanted.services
     )
     return dataclasses.replace(wanted, services=services)

@@ -22,7 +22,7 @@ from lvsxdp.command import (
 )
 from lvsxdp.entry_commands import connection, persistence
 from lvsxdp.errors import NotFoundError
-from lvsxdp.model import Config
+from lvsxdp.model import Config, Service
 from lvsxdp.service_commands import backend, mark, service
 
 
@@ -38,19 +38,26 @@ def main(ctx: click.Context, netns: str | None, wait: float) -> None:
     ctx.obj = Options(netns, wait)
 
 
-def _read_config(path: Path) -> Config:
-    """The configuration of a file; warnings go to standard error."""
-    from lvsxdp import config
+def _read_text(path: Path) -> str:
     from lvsxdp.errors import ConfigError
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: {err}") from err
-    loaded, warnings = config.load(text, str(path))
+
+
+def _read_config(path: Path, text: str, known: dict[str, Service]) -> tuple[Config, dict[str, str]]:
+    """The configuration of a file's text, and what its services' texts are known by.
+
+    Warnings go to standard error; what is `known` is not read again.
+    """
+    from lvsxdp import config
+
+    loaded, warnings, sources = config.load_beside(text, str(path), known)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    return loaded
+    return loaded, sources
 
 
 @main.command()
@@ -60,7 +67,7 @@ def check(config: Path) -> None:
 
     Example: lvsxdp check shop.yaml
     """
-    loaded = _read_config(config)
+    loaded, _ = _read_config(config, _read_text(config), {})
     backends = sum(len(service.backends) for service in loaded.services)
     click.echo(
         f"{config}: {len(loaded.marks)} mark rules, {len(loaded.services)} services, "
@@ -108,14 +115,14 @@ def attach(
     """
     from lvsxdp import attaching, confirming, views
 
-    loaded = _read_config(config) if config else None
+    loaded, sources = _read_config(config, _read_text(config), {}) if config else (None, {})
     names = interfaces or (loaded.interfaces if loaded else ())
     if not names:
         raise NotFoundError("no interface is named, here or under interfaces: in the file")
     with session(options) as (where, net):
         _lo_forwarding(set_sysctl)
         with confirming.until_confirmed(where, confirm, names):
-            attaching.attach(where, net, names, loaded, mode, force=force, say=say)
+            attaching.attach(where, net, names, loaded, mode, force=force, say=say, sources=sources)
         for warning in views.warnings(loaded or Config(), net):
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
@@ -186,12 +193,13 @@ def apply(
     """
     from lvsxdp import changes, confirming, features, views
 
-    wanted = _read_config(config)
+    text = _read_text(config)
     with opened(options) as (balancer, net):
         before = balancer.state.config
+        read, sources = _read_config(config, text, balancer.state.known)
         for line in changes.describe(balancer.state.applied or before, before):
             say(f"changed by hand since the last apply: {line}")
-        wanted = changes.follow(before, wanted, undrain=undrain)
+        wanted = changes.follow(before, read, undrain=undrain)
         lines = changes.describe(before, wanted)
         for line in lines or ["nothing to do"]:
             click.echo(line)
@@ -200,7 +208,7 @@ def apply(
         changing = not dry_run and bool(lines or balancer.state.applied)
         if changing:
             with confirming.until_confirmed(balancer.where, confirm):
-                balancer.apply(wanted, net)
+                balancer.apply(wanted, net, sources=changes.kept_sources(sources, read, wanted))
         for warning in views.warnings(wanted, net):
             say(f"warning: {warning}")
     _ask_to_confirm(confirm if changing else None)

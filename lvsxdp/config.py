@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lvsxdp import checks, scalars
+from lvsxdp import checks, pieces, scalars
 from lvsxdp.checks import Draft, Placed
 from lvsxdp.document import (
     NUMBER,
@@ -89,19 +89,59 @@ def load(text: str, origin: str = "<config>") -> tuple[Config, list[str]]:
 
     ConfigError names all the faults, each as `origin:line: place: what is wrong and what is right`.
     """
+    draft, warnings, report = _read(text, origin, {})
+    return draft.config(), report.lines(warnings)
+
+
+def load_beside(
+    text: str, origin: str, known: Mapping[str, Service]
+) -> tuple[Config, list[str], dict[str, str]]:
+    """As `load` does, and what each service's text is known by; that of `known` is not read again.
+
+    A file that cannot be taken apart (lvsxdp/pieces.py) has no such texts.
+    """
+    found = pieces.split(text)
+    if found is None:
+        return *load(text, origin), {}
+    digests = found.digests()
+    reused = {place: known[d] for place, d in enumerate(digests) if d in known}
+    shorter = found.without(reused.keys()) if reused else None
+    try:
+        if shorter is None:
+            raise ConfigError
+        draft, warnings, report = _read(shorter, origin, reused)
+    except ConfigError:
+        # what is wrong is told of the whole file
+        draft, warnings, report = _read(text, origin, {})
+    sources = {}
+    if len(draft.services) == len(digests):
+        warned = {place.partition(".")[0] for place, _ in warnings}
+        for placed, digest in zip(draft.services, digests, strict=True):
+            if placed.place not in warned:
+                sources[str(placed.service.key)] = digest
+    return draft.config(), report.lines(warnings), sources
+
+
+def _read(
+    text: str, origin: str, reused: Mapping[int, Service]
+) -> tuple[Draft, list[checks.Finding], Report]:
+    """The draft of a text without faults, and its warnings."""
     report = Report(origin)
-    draft = _read_draft(Item(compose(text, origin), "", report))
+    draft = _read_draft(Item(compose(text, origin), "", report), reused)
     report.faults.extend(checks.faults(draft))
     if report.faults:
         raise ConfigError(*report.lines(report.faults))
-    return draft.config(), report.lines(list(checks.warnings(draft)))
+    return draft, list(checks.warnings(draft)), report
 
 
-def _read_draft(item: Item) -> Draft:
+def _read_draft(item: Item, reused: Mapping[int, Service]) -> Draft:
     fields = fields_of(item, _TOP_KEYS) or {}
     interfaces = one_or_more(fields["interfaces"]) if "interfaces" in fields else []
     rules = [(entry.place, _read_rule(entry)) for entry in items_of(fields.get("marks"))]
-    services = [_read_service(entry) for entry in items_of(fields.get("services"))]
+    services = [
+        Placed(entry.place, reused[place], None) if place in reused else _read_service(entry)
+        for place, entry in enumerate(items_of(fields.get("services")))
+    ]
     return Draft(
         interfaces=values_of(interfaces, scalars.parse_interface),
         rules=tuple((place, rule) for place, rule in rules if rule is not None),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from lvsxdp.writes import (
     Grace,
     Raise,
     Reset,
+    Rows,
     Store,
     Update,
     Write,
@@ -146,12 +147,19 @@ class Balancer:
     # ------------------------------------------------------------------------------ changes
 
     def apply(
-        self, new: Config, net: Network, *, first: bool = False, by_hand: bool = False
+        self,
+        new: Config,
+        net: Network,
+        *,
+        first: bool = False,
+        by_hand: bool = False,
+        sources: Mapping[str, str] | None = None,
     ) -> list[Write]:
         """Brings the maps to `new` and puts it on record; what was written.
 
         Compiles first what `new` uses and the programs were compiled without.  What is changed
-        `by_hand` is told by the next apply of a file.
+        `by_hand` is told by the next apply of a file; `sources` is what the texts of the services
+        are known by, where they come from one.
         """
         host = Host(ifindexes={}, cursor=self._cursor)
         if not (by_hand and changes.is_of_weights(self.state.config, new)):
@@ -165,7 +173,11 @@ class Balancer:
         plan = tables.plan(self.schema, book, known.config, new, host, first=first)
         applied = (known.applied or known.config) if by_hand else new
         wanted = dataclasses.replace(
-            known, config=new, book=book, applied=None if applied == new else applied
+            known,
+            config=new,
+            book=book,
+            applied=None if applied == new else applied,
+            sources=known.sources_of(new) if sources is None else sources,
         )
         journal.begin_preparing(self.where)
         try:
@@ -221,10 +233,12 @@ class Balancer:
         target = self.map(write.table)
         if isinstance(write, Update):
             target.update(write.key, write.value)
+        elif isinstance(write, Rows):
+            target.update_rows(write.index, write.value)
         elif isinstance(write, Delete):
             target.delete(write.key)
         elif isinstance(write, Reset):
-            target.update(write.key, bytes(target.stride * target.cpus))
+            target.reset(write.index, write.count)
         elif isinstance(write, Store):
             target.store_word(write.index, write.word)
         elif isinstance(write, Raise):
@@ -378,7 +392,9 @@ class Balancer:
 
     def evict(self, service: int) -> int:
         """Removes every entry of a service id; how many."""
-        return sum(self.sweep(table, evict=service + 1).removed for table in TABLES)
+        shares, fields = self.map("shares"), self.schema.values["shares"].fields
+        holding = [name for name in TABLES if shares.read_word(service, fields[name].offset)]
+        return sum(self.sweep(table, evict=service + 1).removed for table in holding)
 
     def sweep(self, table: str, *, evict: int = 0, heal: bool = False) -> Swept:
         """Removes every expired entry of a table and counts the others anew.

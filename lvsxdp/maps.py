@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +247,34 @@ class Map:
                 f"writing to map {self.name} ({self.capacity} entries) failed", result
             )
 
+    def update_rows(self, index: int, value: bytes) -> None:
+        """Writes entries of an array, whose values follow each other, from an index on."""
+        rows = len(value) // self.stride
+        if self.flat:
+            self._at(index, rows)
+            self.write(index * self.stride, value)
+            return
+        keys, count = struct.pack(f"<{rows}I", *range(index, index + rows)), ctypes.c_uint32(rows)
+        result = libbpf.library().bpf_map_update_batch(
+            self.descriptor, keys, value, ctypes.byref(count), None
+        )
+        if result:
+            raise libbpf.failure(
+                f"writing to map {self.name} ({self.capacity} entries) failed", result
+            )
+
+    def reset(self, index: int, count: int) -> None:
+        """Sets rows of a flat table in a row to 0, each CPU's."""
+        self._at(index, count)
+        for cpu in range(self.cpus):
+            start = (cpu * self.capacity + index) * self.stride
+            self._map()[start : start + count * self.stride] = bytes(count * self.stride)
+
+    def _at(self, index: int, count: int) -> None:
+        if index + count > self.capacity:
+            last = index + count - 1
+            raise DatapathError(f"{self.name} has {self.capacity} rows and none at {last}")
+
     def delete(self, key: bytes) -> bool:
         """Deletes an entry; False where there was none."""
         return not libbpf.library().bpf_map_delete_elem(self.descriptor, key)
@@ -314,8 +343,7 @@ class Map:
     def _places(self, key: bytes) -> Iterator[slice]:
         """Where a row of a flat table is, CPU by CPU."""
         index = int.from_bytes(key, "little")
-        if index >= self.capacity:
-            raise DatapathError(f"{self.name} has {self.capacity} rows and none at {index}")
+        self._at(index, 1)
         for cpu in range(self.cpus):
             start = (cpu * self.capacity + index) * self.stride
             yield slice(start, start + self.stride)

@@ -142,7 +142,12 @@ class Network:
     """This network namespace by one netlink socket."""
 
     def __init__(self, *, later: bool = False) -> None:
-        """Opens the socket in the namespace that the process is in; or when it is first used."""
+        """Opens the socket in the namespace that the process is in.
+
+        With `later`, for one command, when it is first used; addresses are then asked for once.
+        """
+        self._known: list[Address] | None = None
+        self._remembers = later
         if not later:
             _ = self._route
 
@@ -174,11 +179,14 @@ class Network:
 
     def addresses(self) -> list[Address]:
         """Every address of this namespace."""
+        if self._known is not None:
+            return self._known
         found = []
         for message in self._route.get_addr():
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             if text:
                 found.append(ipaddress.ip_address(text))
+        self._known = found if self._remembers else None
         return found
 
     def route(self, address: Address) -> Route | None:

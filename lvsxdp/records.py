@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import struct
 from collections.abc import Mapping, Sequence
 
 from lvsxdp.errors import DatapathError
 from lvsxdp.model import Address, Family
 
+NUMBERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 SIZES = {"char": 1, "short": 2, "int": 4, "long": 8, "long long": 8}
 ENUM = re.compile(r"enum (\w+) \{(.*?)\};", re.DOTALL)
 ENUM_VALUE = re.compile(r"^\s*([A-Z0-9_]+) = (\d+),", re.MULTILINE)
@@ -40,6 +42,15 @@ class Layout:
                 raise DatapathError(f"{len(raw)} bytes do not fit field {name}")
             out[field.offset : field.offset + len(raw)] = raw
         return bytes(out)
+
+    def packer(self, *names: str) -> struct.Struct:
+        """Packs values of these fields, which stand in this order; those not named are 0."""
+        parts, end = ["<"], 0
+        for field in (self.fields[name] for name in names):
+            code = NUMBERS[field.size] if field.count == 1 else f"{field.size * field.count}s"
+            parts.append(f"{field.offset - end}x{code}")
+            end = field.offset + field.size * field.count
+        return struct.Struct("".join((*parts, f"{self.size - end}x")))
 
     def number(self, raw: bytes, name: str) -> int:
         """A field as a number of this machine's byte order."""

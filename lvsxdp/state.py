@@ -19,7 +19,7 @@ from lvsxdp.book import Book
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
-from lvsxdp.model import Config
+from lvsxdp.model import Config, Service
 from lvsxdp.schema import Schema
 
 VERSION = 3
@@ -40,7 +40,8 @@ class Attachment:
 class State:
     """All that a later command needs; `described` is what the compiler said of the maps.
 
-    `applied` is the configuration that was last applied from a file, None where that is `config`.
+    `applied` is the configuration that was last applied from a file, None where that is `config`;
+    `sources` is what the text of services that run as it says is known by, by their keys.
     """
 
     config: Config
@@ -48,6 +49,19 @@ class State:
     attachments: list[Attachment]
     described: dict[str, Any]
     applied: Config | None = None
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, Service]:
+        """The services that run as a text says, by what it is known by."""
+        found = ((self.sources.get(str(service.key)), service) for service in self.config.services)
+        return {digest: service for digest, service in found if digest}
+
+    def sources_of(self, other: Config) -> dict[str, str]:
+        """`sources` for another configuration, of the services that are the same there."""
+        same = {id(service) for service in self.config.services}
+        keys = (str(service.key) for service in other.services if id(service) in same)
+        return {key: self.sources[key] for key in keys if key in self.sources}
 
     @property
     def schema(self) -> Schema:
@@ -141,7 +155,8 @@ def write(where: Folders, state: State) -> None:
 def write_file(path: Path, state: State, more: Any = None) -> None:
     """Writes a state, and `more`, which is JSON: a header, a line for each service, the rest."""
     places = state.book.services
-    lines = [stored.encode(s, places[str(s.key)]) for s in state.config.services]
+    keyed = [(str(service.key), service) for service in state.config.services]
+    lines = [stored.encode(s, places[key], state.sources.get(key)) for key, s in keyed]
     lines.append(json.dumps(more).encode())
     header = {
         "version": VERSION,
@@ -176,10 +191,10 @@ def _checksum(lines: Iterable[bytes]) -> int:
 
 def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
     found = [stored.decode(line) for line in lines]
-    config = snapshot.frame_from(header["config"], tuple(service for service, _ in found))
+    config = snapshot.frame_from(header["config"], tuple(service for service, _, _ in found))
     plain = header["book"]
     book = Book(
-        services={str(service.key): place for service, place in found},
+        services={str(service.key): place for service, place, _ in found},
         service_generations=dict(enumerate(plain["service_generations"])),
         backend_generations=dict(enumerate(plain["backend_generations"])),
         mark_generation=plain["mark_generation"],
@@ -194,6 +209,7 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
         attachments=[Attachment(**attached) for attached in header["attachments"]],
         described=header["described"],
         applied=header["applied"] and _applied_from(header["applied"], config),
+        sources={str(service.key): source for service, _, source in found if source},
     )
 
 

@@ -87,10 +87,10 @@ class BackendPlaces(Mapping[str, BackendPlace]):
         return repr(self.part.decoded()[1])
 
 
-def encode(service: Service, place: ServicePlace) -> bytes:
-    """The line of a service and its place."""
+def encode(service: Service, place: ServicePlace, source: str | None) -> bytes:
+    """The line of a service, its place and what its text in the file is known by."""
     at = [place.id, place.generation, place.row, place.list_offset, place.list_length, place.slots]
-    small = [snapshot.properties_to(service), len(service.backends), at]
+    small = [snapshot.properties_to(service), len(service.backends), at, source]
     return _json(small) + SEPARATOR + _backends(service, place)
 
 
@@ -110,11 +110,13 @@ def _json(plain: Any) -> bytes:
     return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def decode(line: bytes) -> tuple[Service, ServicePlace]:
-    """The service and the place that encode() was given."""
+def decode(line: bytes) -> tuple[Service, ServicePlace, str | None]:
+    """What encode() was given."""
     small, _, raw = line.partition(SEPARATOR)
-    properties, count, (identity, generation, row, offset, length, slots) = json.loads(small)
+    properties, count, at, source = json.loads(small)
+    identity, generation, row, offset, length, slots = at
     part = _Part(raw)
     service = snapshot.with_backends(properties, Backends(part, count))
     places = BackendPlaces(part, count)
-    return service, ServicePlace(identity, generation, row, offset, length, slots, places)
+    place = ServicePlace(identity, generation, row, offset, length, slots, places)
+    return service, place, source

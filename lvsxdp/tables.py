@@ -23,7 +23,7 @@ from lvsxdp.model import (
 )
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
-from lvsxdp.writes import Delete, Evict, Grace, Plan, Reset, Store, Update, Write
+from lvsxdp.writes import Delete, Evict, Grace, Plan, Reset, Rows, Store, Update, Write
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
@@ -108,6 +108,19 @@ def backend_flags(schema: Schema, backend: Backend) -> int:
     return flag["present"] | quiesced | (flag["draining"] if backend.draining else 0)
 
 
+def _runs(rows: Mapping[int, bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """The rows by their first index, those that follow each other together."""
+    first, values = 0, list[bytes]()
+    for index in sorted(rows):
+        if values and index != first + len(values):
+            yield first, values
+            values = []
+        first = first if values else index
+        values.append(rows[index])
+    if values:
+        yield first, values
+
+
 @dataclasses.dataclass
 class _Change:
     """One service on its way from what it was to what it is to be."""
@@ -144,20 +157,18 @@ class _Change:
         self, service: Service, identity: int, places: Mapping[str, BackendPlace], kept: set[str]
     ) -> None:
         """Rows of backends that were not there: counts first, then the row that makes them real."""
+        pack = self.schema.values["backends"].packer("word", "address", "family", "service").pack
+        family = records.family_number(service.family)
+        rows: dict[int, bytes] = {}
         for backend in service.backends:
-            if str(backend) in kept:
-                continue
-            place = places[str(backend)]
-            key = records.number(place.id)
+            if (name := str(backend)) not in kept:
+                place = places[name]
+                word = place.generation << 32 | backend_flags(self.schema, backend)
+                rows[place.id] = pack(word, records.wire_address(backend.address), family, identity)
+        for first, values in _runs(rows):
             for table in ("loads", "nexthop_probes", "lanes"):
-                self.prepare.append(Reset(table, key))
-            row = self.schema.values["backends"].encode(
-                word=place.generation << 32 | backend_flags(self.schema, backend),
-                address=records.wire_address(backend.address),
-                family=records.family_number(service.family),
-                service=identity,
-            )
-            self.prepare.append(Update("backends", key, row))
+                self.prepare.append(Reset(table, first, len(values)))
+            self.prepare.append(Rows("backends", first, b"".join(values)))
 
     def write_flags(self, old: Service, new: Service, place: ServicePlace) -> None:
         """Weight 0 and drain of backends that stay: one store each."""
@@ -181,17 +192,15 @@ class _Change:
         self, service: Service, place: ServicePlace, members: tuple[Member, ...], at: Cursor
     ) -> None:
         """List, table and row of a version, then the word that switches to it."""
-        for index, member in enumerate(members):
-            value = self.schema.values["members"].encode(
-                backend=place.backends[member.name].id, weight=member.weight
-            )
-            key = records.number(place.list_offset + index)
-            self.prepare.append(Update("members", key, value))
+        pack = self.schema.values["members"].packer("backend", "weight").pack
+        rows = [pack(place.backends[member.name].id, member.weight) for member in members]
+        if rows:
+            self.prepare.append(Rows("members", place.list_offset, b"".join(rows)))
         if place.slots is not None:
             table = scheduling.sh_table([member.weight for member in members])
-            for bucket, entry in enumerate(table):
-                key = records.number(place.slots * SLOTS_EACH + bucket)
-                self.prepare.append(Update("slots", key, records.number(entry)))
+            if table:
+                slots = b"".join(map(records.number, table))
+                self.prepare.append(Rows("slots", place.slots * SLOTS_EACH, slots))
         row = _service_row(self.schema, service, place, members, at)
         self.prepare.append(Update("service_configs", records.number(place.row), row))
         word = (place.generation & 0xFFFFFFFF) << 32 | place.row
@@ -236,7 +245,7 @@ def _add_service(change: _Change, service: Service) -> None:
     backends = change.place_backends(service, None)
     place = change.new_version(service, identity, backends, len(members))
     change.book.services[str(service.key)] = place
-    change.prepare.append(Reset("service_counters", records.number(identity)))
+    change.prepare.append(Reset("service_counters", identity, 1))
     change.write_new_backends(service, identity, backends, set())
     cursor = scheduling.next_cursor(service.scheduler, (), members, Cursor())
     change.write_version(service, place, members, cursor)

@@ -164,7 +164,9 @@ def _full_tables(balancer: Balancer) -> list[str]:
 def warnings(config: Config, net: Network) -> list[str]:
     """What is legal but will not do what its author wants, on this host as it is now."""
     found = []
-    for address in sorted({str(address) for address in _virtual_addresses(config)}):
+    named = set(_virtual_addresses(config))
+    local = set(net.addresses()) if named else set()
+    for address in sorted(map(str, named - local)):
         if not net.has_answer(ipaddress.ip_address(address)):
             found.append(
                 f"{address} is no address of this host, and no route says so: packets to it are "

@@ -18,6 +18,15 @@ class Update:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """Write entries of an array, whose values follow each other, from an index on."""
+
+    table: str
+    index: int
+    value: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Delete:
     """Delete one entry."""
 
@@ -78,10 +87,11 @@ class Divide:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reset:
-    """Set all CPUs' values of one entry to 0."""
+    """Set all CPUs' values of entries in a row to 0, from an index on."""
 
     table: str
-    key: bytes
+    index: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,8 +99,8 @@ class Grace:
     """Wait until no program runs that may have read what the switch replaced."""
 
 
-Write = Update | Delete | Store | Raise | Fill | Block | Evict | Divide | Reset | Grace
-KINDS = (Update, Delete, Store, Raise, Fill, Block, Evict, Divide, Reset, Grace)
+Write = Update | Rows | Delete | Store | Raise | Fill | Block | Evict | Divide | Reset | Grace
+KINDS = (Update, Rows, Delete, Store, Raise, Fill, Block, Evict, Divide, Reset, Grace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

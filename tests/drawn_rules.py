@@ -63,7 +63,10 @@ def rule(dice: random.Random, mark: int) -> MarkRule:
 def rules(dice: random.Random, count: int) -> tuple[MarkRule, ...]:
     """So many of them, one in ten giving mark 0, and before the last of them some that are wide."""
     drawn = [rule(dice, dice.choice((0, *range(1, 10)))) for _ in range(count)]
-    wide = [MarkRule(11, addresses=ROOTS[4][:2]), MarkRule(12, vlans=(5,), addresses=(EVERY6,))]
+    wide = [
+        MarkRule(11, addresses=tuple(ROOTS[4][:2])),
+        MarkRule(12, vlans=(5,), addresses=(EVERY6,)),
+    ]
     return (*drawn[: count - count // 10], *wide, *drawn[count - count // 10 :])
 
 

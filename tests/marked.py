@@ -88,7 +88,7 @@ class Reader:
 
     def ordered(self, packet: Packet) -> int:
         version = packet.destination.version
-        searched = {
+        searched: dict[str, tuple[str, bytes | int]] = {
             "destination": (f"destination{version}", packet.destination.packed),
             "source": (f"source{version}", packet.source.packed),
             "interface": ("interface", self.ifindexes[packet.interface]),
@@ -105,7 +105,7 @@ class Reader:
                 place = self.ports(packet.port)
             else:
                 root, value = searched[name]
-                halves = (value, 0) if isinstance(value, int) else mark_words._halves(value)
+                halves = mark_words._halves(value) if isinstance(value, bytes) else (value, 0)
                 place = self.search(self.header(root), *halves)
             wide = self.wide(self.word(self.fields["wide"] + number))
             fitting &= self.members(place) | wide

@@ -131,7 +131,7 @@ services:
 settings: {{require_local: false}}
 """
 STEPS: list[tuple[type | object, str]] = [
-    *((Map, name) for name in ("update", "store_word", "write", "delete")),
+    *((Map, name) for name in ("update", "update_rows", "reset", "store_word", "write", "delete")),
     *((pathlib.Path, name) for name in ("rename", "touch", "unlink", "open")),
     (os, "fsync"),
     (maps, "run_program"),

@@ -131,11 +131,11 @@ def test_a_connection_that_only_tells_its_time_does_not_keep_counts_from_being_m
 def test_connections_of_the_entry_that_a_slot_had_before_are_not_counted_for_this_one(
     datapath: Datapath, table: str
 ) -> None:
-    apply(datapath, "{timeout: 1, expiry: strict}")
+    apply(datapath, "{timeout: 60, expiry: strict}")
     for port in range(1001, 1011):
         send(datapath, table, port, "SA")
     former = place_of(datapath, table)
-    datapath.later(2)
+    datapath.later(61)
     for port in range(2001, 2004):
         send(datapath, table, port, "SA")
     assert place_of(datapath, table) == former

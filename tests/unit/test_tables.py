@@ -46,6 +46,7 @@ from lvsxdp.writes import (
     Grace,
     Raise,
     Reset,
+    Rows,
     Store,
     Update,
     Write,
@@ -79,11 +80,18 @@ def perform(maps: Written, write: Write) -> None:
         assert len(write.value) == SCHEMA.values[write.table].size
         assert len(write.key) == SCHEMA.keys[write.table].size
         table[write.key] = write.value
+    elif isinstance(write, Rows):
+        size = SCHEMA.values[write.table].size
+        assert write.value and len(write.value) % size == 0
+        for n in range(len(write.value) // size):
+            row = write.value[n * size : (n + 1) * size]
+            table[records.number(write.index + n)] = row
     elif isinstance(write, Delete):
         assert write.key in table, f"{write} deletes what is not there"
         del table[write.key]
     elif isinstance(write, Reset):
-        table[write.key] = bytes(SCHEMA.values[write.table].size)
+        for index in range(write.index, write.index + write.count):
+            table[records.number(index)] = bytes(SCHEMA.values[write.table].size)
     elif isinstance(write, Store):
         store(maps, write.table, write.index, write.word)
     elif isinstance(write, Raise):

@@ -1,0 +1,135 @@
+"""A file that is read piece by piece is what it is when read as a whole."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lvsxdp import config, pieces
+from lvsxdp.errors import ConfigError
+from lvsxdp.model import Config, Service
+from tests.unit.strategies import CONFIGS
+
+FILE = """\
+# what we balance
+capacity: {services: 64}
+services:
+  # the shop
+  - name: shop
+    protocol: tcp
+    address: 192.0.2.1
+    port: 80
+    backends:
+      - {address: 10.0.0.1}
+      - {address: 10.0.0.2, weight: 3}
+
+  - {name: news, protocol: tcp, address: 192.0.2.2, port: 80, backends: []}
+  - name: mail
+    protocol: tcp
+    address: 192.0.2.3
+    port: 25
+settings: {require_local: false}
+"""
+
+
+def known(text: str) -> dict[str, Service]:
+    """What is known by its text once the file was read."""
+    loaded, _, sources = config.load_beside(text, "f", {})
+    by_key = {str(service.key): service for service in loaded.services}
+    return {digest: by_key[key] for key, digest in sources.items()}
+
+
+def reused(text: str, after: str) -> set[str]:
+    """The services of a second file that are the very ones of the first."""
+    before = known(text)
+    loaded, _, _ = config.load_beside(after, "f", before)
+    assert loaded == config.load(after, "f")[0]
+    same = set(map(id, before.values()))
+    return {str(service) for service in loaded.services if id(service) in same}
+
+
+def test_only_services_whose_text_has_changed_are_read_again() -> None:
+    assert set(map(str, known(FILE).values())) == {"shop", "news", "mail"}
+    assert reused(FILE, FILE) == {"shop", "news", "mail"}
+    assert reused(FILE, FILE.replace("weight: 3", "weight: 4")) == {"news", "mail"}
+    assert reused(FILE, FILE.replace("port: 25", "port: 26")) == {"shop", "news"}
+    assert reused(FILE, FILE.replace("settings: {require_local: false}\n", "")) == {
+        *("shop", "news", "mail")
+    }
+    assert reused(FILE, re.sub("  - name: mail.*25\n", "", FILE, flags=re.DOTALL)) == {
+        *("shop", "news")
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # a text that goes on in the next lines, and takes in what looks like an item
+        ("name: shop", 'name: "shop'),
+        ("name: mail", "name: 'mail"),
+        ("name: shop", "name: |\n      shop"),
+        ("name: shop", "name: &a shop"),
+        ("name: mail", "name: *a"),
+        ("name: mail", "name: !!str mail"),
+        ("port: 25", "port: 25\nservices: []"),
+        ("port: 25\n", "port: 25\n---\n"),
+        ("    port: 25", "\tport: 25"),
+        ("  - name: mail", " - name: mail"),
+        ("  - name: mail", "- name: mail"),
+        ("port: 25", "port: 99999"),
+        ("name: mail", "name: shop"),
+        ("10.0.0.2", "10.0.0.1"),
+        ("services:\n", "services: []\n"),
+    ],
+)
+def test_what_is_wrong_or_out_of_the_way_is_told_as_of_the_whole_file(old: str, new: str) -> None:
+    before, after = known(FILE), FILE.replace(old, new)
+    assert after != FILE
+
+    def outcome(load: object) -> object:
+        try:
+            return load()  # type: ignore[operator]
+        except ConfigError as err:
+            return str(err)
+
+    assert outcome(lambda: config.load_beside(after, "f", before)[:2]) == outcome(
+        lambda: config.load(after, "f")
+    )
+
+
+def test_a_service_that_one_is_warned_of_is_read_each_time() -> None:
+    text = FILE.replace("settings:", "  - {mark: 7, family: ipv4}\nsettings:")
+    assert len(config.load(text)[1]) == 1
+    assert set(map(str, known(text).values())) == {"shop", "news", "mail"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(pair=st.tuples(CONFIGS, CONFIGS), seed=st.integers(0, 99))
+def test_any_file_read_beside_another_is_what_it_is_by_itself(
+    pair: tuple[Config, Config], seed: int
+) -> None:
+    texts = [config.dump(one) for one in pair]
+    mixed = _mixed(texts, random.Random(seed))
+    for text in (*texts, mixed):
+        before = known(texts[0])
+        try:
+            whole = config.load(text)
+        except ConfigError as err:
+            with pytest.raises(ConfigError, match=re.escape(str(err))):
+                config.load_beside(text, "<config>", before)
+            continue
+        assert config.load_beside(text, "<config>", before)[0] == whole[0]
+
+
+def _mixed(texts: list[str], dice: random.Random) -> str:
+    """The first file with some of the second one's services, where both have any."""
+    parts = [pieces.split(text) for text in texts]
+    if parts[0] is None or parts[1] is None:
+        return texts[0]
+    services = [*parts[0].services, *parts[1].services]
+    dice.shuffle(services)
+    return "".join((parts[0].before, *services, parts[0].after))
