@@ -85,6 +85,19 @@ def parsed(parser: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     return callback
 
 
+def waits_for_confirmation(where: Any) -> bool:
+    """Whether a change does; what comes after that is loaded only then."""
+    return bool((where.files / "confirm.json").exists())
+
+
+def refuse_while_unconfirmed(where: Any) -> None:
+    """Raises ConflictError while a change waits for confirmation."""
+    if waits_for_confirmation(where):
+        from lvsxdp import confirming
+
+        confirming.refuse(where)
+
+
 @contextlib.contextmanager
 def session(options: Options) -> Iterator[tuple[Any, Any]]:
     """The folders and the network of the namespace that the command is for, under its lock."""
@@ -97,7 +110,7 @@ def session(options: Options) -> Iterator[tuple[Any, Any]]:
         network.enter_namespace(options.netns)
     where = controller.here()
     with state.locked(where, options.wait), network.Network(later=True) as net:
-        if (where.files / "confirm.json").exists():
+        if waits_for_confirmation(where):
             from lvsxdp import confirming
 
             confirming.undo_what_is_overdue(where, net, say)
@@ -153,9 +166,9 @@ def change(options: Options, edit: Callable[[Config], Config]) -> None:
 
 def put(balancer: Any, net: Any, wanted: Config) -> None:
     """Applies a configuration that an edit made; what is legal and probably not meant is told."""
-    from lvsxdp import checks, confirming
+    from lvsxdp import checks
 
-    confirming.refuse(balancer.where)
+    refuse_while_unconfirmed(balancer.where)
     known = balancer.state.config
     found = checks.check(wanted, known)
     before = set(checks.check(known) if found else ())
