@@ -16,6 +16,8 @@ from lvsxdp.show import Names, Row
 CONNECTIONS = ("connections4", "connections6")
 PERSISTENCE = ("persistence4", "persistence6")
 NEARLY_FULL = 80  # per cent
+# Services' addresses, not this host's, of which a command asks the kernel.
+MOST_ASKED = 64
 
 
 def connections(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
@@ -166,13 +168,16 @@ def warnings(config: Config, net: Network) -> list[str]:
     found = []
     named = set(_virtual_addresses(config))
     local = set(net.addresses()) if named else set()
-    for address in sorted(map(str, named - local)):
+    elsewhere = sorted(map(str, named - local))
+    for address in elsewhere[:MOST_ASKED]:
         if not net.has_answer(ipaddress.ip_address(address)):
             found.append(
                 f"{address} is no address of this host, and no route says so: packets to it are "
                 f"balanced all the same. ip {'-6 ' if ':' in address else ''}route add "
                 "unreachable default metric 4278198272"
             )
+    if found and len(elsewhere) > MOST_ASKED:
+        found.append(f"{len(elsewhere) - MOST_ASKED} more such addresses were not asked about")
     return found
 
 
