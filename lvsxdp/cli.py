@@ -191,6 +191,18 @@ def apply(
 
     Example: lvsxdp apply shop.yaml --dry-run
     """
+    _apply(options, config, dry_run=dry_run, undrain=undrain, confirm=confirm)
+
+
+def _apply(
+    options: Options,
+    config: Path,
+    *,
+    dry_run: bool = False,
+    undrain: bool = False,
+    confirm: int | None = None,
+) -> None:
+    """Brings the running balancer to a file, and prints what differs."""
     from lvsxdp import changes, confirming, features, views
 
     text = _read_text(config)
@@ -287,19 +299,29 @@ def _print_status(found: dict[str, Any]) -> None:
 
 @main.command()
 @click.option("--interval", default=5.0, show_default=True, help="Seconds between sweeps.")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Apply this file at SIGHUP, as lvsxdp apply does.",
+)
 @pass_options
-def run(options: Options, interval: float) -> None:
+def run(options: Options, interval: float, config: Path | None) -> None:
     """Sweep expired entries and heal counts, in the foreground.
 
-    Example: lvsxdp run --interval 5
+    Example: lvsxdp run --interval 5 -c shop.yaml
     """
     from lvsxdp import controller, daemon, network
+
+    def reload() -> None:
+        # the namespace is entered already
+        _apply(Options(None, options.wait), config or Path())
 
     gc.enable()
     network.leave_private_mounts()
     if options.netns:
         network.enter_namespace(options.netns)
-    daemon.run(controller.here(), interval, say)
+    daemon.run(controller.here(), interval, say, reload if config else None)
 
 
 for noun in (service, backend, mark, persistence, connection):

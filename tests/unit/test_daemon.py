@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,13 +17,21 @@ from lvsxdp.state import Folders
 
 
 class Turns:
-    """An event that is set after so many waits."""
+    """An event that a signal sets after so many waits."""
 
     left = 4
+    handlers: ClassVar[dict[int, Callable[[int, None], None]]] = {}
 
-    def wait(self, _: float) -> bool:
+    def wait(self, _: float) -> None:
         self.left -= 1
-        return self.left < 0
+        if self.left < 0:
+            self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+
+    def set(self) -> None:
+        """The signal's doing."""
+
+    def clear(self) -> None:
+        """The waiting side's."""
 
 
 def test_a_sweep_knows_of_the_one_before_unless_that_failed(
@@ -37,7 +48,7 @@ def test_a_sweep_knows_of_the_one_before_unless_that_failed(
 
     monkeypatch.setattr(daemon, "_sweep_once", sweep_once)
     monkeypatch.setattr("lvsxdp.daemon.threading.Event", Turns)
-    monkeypatch.setattr("lvsxdp.daemon.signal.signal", lambda *_: None)
+    monkeypatch.setattr("lvsxdp.daemon.signal.signal", Turns.handlers.__setitem__)
     monkeypatch.setattr("lvsxdp.daemon.state.locked", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("lvsxdp.daemon.Balancer.open", lambda _: contextlib.nullcontext())
     said: list[str] = []
