@@ -66,7 +66,7 @@ class Draft:
 def check(config: Config, known: Config | None = None) -> list[str]:
     """The warnings about a configuration that was put together from legal values.
 
-    ConfigError names all its faults by their places in the file that `config.dump` would write.
+    ConfigError names all its faults by their places in the file that `dumping.dump` would write.
     What `known` has, the very same services and rules, is not looked at again by itself.
     """
     draft = _placed(config, known)

@@ -42,7 +42,8 @@ def _read_text(path: Path) -> str:
     from lvsxdp.errors import ConfigError
 
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text()
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return raw.decode()
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: {err}") from err
 
@@ -247,10 +248,10 @@ def save(options: Options) -> None:
 
     Example: lvsxdp save > shop.yaml
     """
-    from lvsxdp import config
+    from lvsxdp import dumping
 
     with opened(options) as (balancer, _):
-        click.echo(config.dump(balancer.state.config), nl=False)
+        click.echo(dumping.dump(balancer.state.config), nl=False)
 
 
 @main.command()

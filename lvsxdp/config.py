@@ -1,4 +1,4 @@
-"""YAML text to a Config and back, with every fault of a file told at once."""
+"""YAML text to a Config, with every fault of a file told at once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from lvsxdp.document import (
     NUMBER,
     SWITCH,
     TEXT,
-    FlowList,
-    FlowMapping,
     Item,
     Report,
     compose,
@@ -24,29 +22,23 @@ from lvsxdp.document import (
     items_of,
     one_or_more,
     scalar,
-    to_yaml,
     value_of,
     values_of,
 )
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
-    ANY_PORT,
     DEFAULT_PERSISTENCE,
     Address,
     AddressKey,
     Backend,
     Capacity,
     Config,
-    Expiry,
     Family,
     Features,
     Forward,
     MarkKey,
     MarkRule,
-    Network,
     Persistence,
-    Ports,
-    Scheduler,
     Service,
     ServiceKey,
     Settings,
@@ -55,7 +47,6 @@ from lvsxdp.names import find_backend, find_service, parse_backend_name, parse_s
 from lvsxdp.scalars import full_netmask, parse_netmask, parse_weight
 
 __all__ = [
-    "dump",
     "find_backend",
     "find_service",
     "load",
@@ -77,11 +68,8 @@ MAX_CAPACITY = {
     "persistence": 2**21,
     "services": 2**16,
     "backends": 2**17,
-    "marks": 2**16,
+    "marks": 2**18,
 }
-
-
-# ---- from YAML ----
 
 
 def load(text: str, origin: str = "<config>") -> tuple[Config, list[str]]:
@@ -186,7 +174,7 @@ def _read_capacity(item: Item | None) -> Capacity:
 
 
 # One condition of a mark rule: its key in the file for one value and for several, its field.
-_CONDITIONS: tuple[tuple[str, str, Callable[[str], object], frozenset[str]], ...] = (
+CONDITIONS: tuple[tuple[str, str, Callable[[str], object], frozenset[str]], ...] = (
     ("protocol", "protocols", scalars.parse_protocol, TEXT),
     ("address", "addresses", scalars.parse_network, TEXT),
     ("port", "ports", scalars.parse_ports, NUMBER),
@@ -195,7 +183,7 @@ _CONDITIONS: tuple[tuple[str, str, Callable[[str], object], frozenset[str]], ...
     ("interface", "interfaces", scalars.parse_interface, TEXT),
     ("vlan", "vlans", scalars.parse_vlan, NUMBER),
 )
-_RULE_KEYS = ("mark", *(key for pair in _CONDITIONS for key in pair[:2]))
+_RULE_KEYS = ("mark", *(key for pair in CONDITIONS for key in pair[:2]))
 _MAY_BE_ANY = ("addresses", "ports")
 
 
@@ -208,7 +196,7 @@ def _read_rule(item: Item) -> MarkRule | None:
     if "address" not in fields and "addresses" not in fields:
         item.fault("a rule needs addresses; address: any stands for every one")
     conditions: dict[str, Any] = {}
-    for one, several, parse, accepts in _CONDITIONS:
+    for one, several, parse, accepts in CONDITIONS:
         if one in fields and several in fields:
             fields[several].fault(f"stands beside {one}; put all into {several}")
         given = fields.get(several) or fields.get(one)
@@ -353,91 +341,3 @@ def _without_own_port(key: ServiceKey | None, backend: Backend) -> Backend:
     if isinstance(key, AddressKey) and backend.port == key.port:
         return dataclasses.replace(backend, port=None)
     return backend
-
-
-# ---- to YAML ----
-
-
-def dump(config: Config) -> str:
-    """The configuration as YAML without what is default; `load` gives it back unchanged."""
-    tree = {
-        "interfaces": FlowList(config.interfaces),
-        "marks": [_rule_row(rule) for rule in config.marks],
-        "services": [_service_tree(service) for service in config.services],
-        "settings": _changed(config.settings, Settings()),
-        "capacity": _changed(config.capacity, Capacity()),
-        "features": "all" if config.features is Features.ALL else None,
-    }
-    return to_yaml({key: value for key, value in tree.items() if value})
-
-
-def _changed(values: Settings | Capacity, default: Settings | Capacity) -> dict[str, object]:
-    names = [field.name for field in dataclasses.fields(values)]
-    return {n: getattr(values, n) for n in names if getattr(values, n) != getattr(default, n)}
-
-
-def _rule_row(rule: MarkRule) -> FlowMapping:
-    row = FlowMapping(mark=rule.mark)
-    for one, several, _, _ in _CONDITIONS:
-        values = getattr(rule, several)
-        if several == "addresses" and not values:
-            row[one] = "any"
-        elif values != getattr(MarkRule(0), several):
-            plain = FlowList(_plain(value) for value in values)
-            row.update({one: plain[0]} if len(plain) == 1 else {several: plain})
-    return row
-
-
-def _plain(value: object) -> str | int:
-    if isinstance(value, Ports):
-        return value.first if value.first == value.last else f"{value.first}-{value.last}"
-    if isinstance(value, Network):
-        return str(value.network_address if value.prefixlen == value.max_prefixlen else value)
-    return value if isinstance(value, int) else str(value)
-
-
-def _service_tree(service: Service) -> dict[str, object]:
-    tree: dict[str, object] = {"name": service.name} if service.name is not None else {}
-    tree |= _key_tree(service)
-    if service.scheduler is not Scheduler.WLC:
-        tree["scheduler"] = str(service.scheduler)
-    if service.flags:
-        tree["flags"] = FlowList(str(flag) for flag in service.flags)
-    if service.persistence is not None:
-        tree["persistence"] = _persistence_row(service.persistence)
-    if service.backends:
-        tree["backends"] = [_backend_row(backend) for backend in service.backends]
-    return tree
-
-
-def _key_tree(service: Service) -> dict[str, object]:
-    key = service.key
-    if isinstance(key, AddressKey):
-        port = "any" if key.port == ANY_PORT else key.port
-        return {"protocol": str(key.protocol), "address": str(key.address), "port": port}
-    if key.family is Family.IPV4 and service.backends:
-        return {"mark": key.mark}
-    return {"mark": key.mark, "family": str(key.family)}
-
-
-def _persistence_row(persistence: Persistence) -> FlowMapping:
-    row = FlowMapping(timeout=persistence.timeout)
-    mask = persistence.netmask
-    if mask != full_netmask(Family.of(mask)):
-        row["netmask"] = str(mask) if mask.version == 4 else int(mask).bit_count()
-    if persistence.expiry is not Expiry.IPVS:
-        row["expiry"] = str(persistence.expiry)
-    return row
-
-
-def _backend_row(backend: Backend) -> FlowMapping:
-    row = FlowMapping(address=str(backend.address))
-    if backend.port is not None:
-        row["port"] = backend.port
-    if backend.weight != 1:
-        row["weight"] = backend.weight
-    if backend.forward is not Forward.DR:
-        row["forward"] = str(backend.forward)
-    if backend.draining:
-        row["draining"] = True
-    return row

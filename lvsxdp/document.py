@@ -96,7 +96,8 @@ def _documents(text: str) -> list[yaml.Node]:
     The one is several times as fast, the other has the better messages.
     """
     if yaml.__with_libyaml__:
-        with contextlib.suppress(yaml.YAMLError):
+        # the other objects to what is no text at all, too, and in words
+        with contextlib.suppress(yaml.YAMLError, UnicodeError):
             return list(yaml.compose_all(text, yaml.CSafeLoader))
     return list(yaml.compose_all(text, yaml.SafeLoader))
 
@@ -200,6 +201,10 @@ def _trap(node: yaml.ScalarNode, accepts: frozenset[str]) -> str:
         value = _constructor().construct_object(node)
     except (ValueError, KeyError, AttributeError, yaml.YAMLError):
         return f"a malformed {tag}"
+    finally:
+        # it would keep every node
+        _constructor().constructed_objects.clear()
+        _constructor().recursive_objects.clear()
     if tag in accepts and (isinstance(value, bool) or str(value) == node.value):
         return ""
     if value is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import random
+from collections.abc import Callable
+from typing import Any
 
 from lvsxdp.marks import Packet
 from lvsxdp.model import Address, MarkRule, Network, Ports, Protocol
@@ -41,9 +43,9 @@ def rule(dice: random.Random, mark: int) -> MarkRule:
     """A rule that looks at some of what rules can look at."""
     version = dice.choice((4, 4, 6))
 
-    def some(chance: float, draw: object) -> tuple:
+    def some(chance: float, draw: Callable[[], Any]) -> tuple[Any, ...]:
         count = dice.choice((1, 1, 1, 2, 3)) if dice.random() < chance else 0
-        return tuple(dict.fromkeys(draw() for _ in range(count)))  # type: ignore[operator]
+        return tuple(dict.fromkeys(draw() for _ in range(count)))
 
     few = dice.random() < 0.5
     # what names no address takes little, else few rules after it would be met

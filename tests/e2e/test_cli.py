@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -114,6 +115,21 @@ def test_apply_does_not_change_the_capacity(lb: Pair, tmp_path: Path) -> None:
     file = config(SHOP + "capacity: {services: 7}\n", tmp_path, "seven.yaml")
     code, said = lb.refused("apply", file)
     assert (code, "capacity cannot change while attached" in said) == (4, True)
+
+
+def test_a_file_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "lb.yaml"
+    file.write_bytes(b"services: []\n# \xff\n")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for name in (str(file), "-"):
+        with file.open("rb") as given:
+            argv = [str(PROGRAM), "check", name]
+            done = subprocess.run(argv, stdin=given, capture_output=True, text=True, env=plain)
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"lvsxdp: {name}: 'utf-8' codec can't decode byte 0xff in position 15: "
+            "invalid start byte\n"
+        )
 
 
 def test_apply_keeps_a_drain_unless_told_otherwise(lb: Pair, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvsxdp import checks, config
+from lvsxdp import checks, config, dumping
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
     ANY_PORT,
@@ -705,7 +705,7 @@ def test_an_illegal_configuration_of_values_is_refused_with_all_its_faults() -> 
 
 
 def test_what_is_written_leaves_out_defaults_and_stays_short() -> None:
-    assert config.dump(loaded(SHOP)).splitlines()[:14] == [
+    assert dumping.dump(loaded(SHOP)).splitlines()[:14] == [
         "interfaces: [lb0]",
         "marks:",
         "- {mark: 1, protocol: tcp, address: 192.0.2.10, ports: [80, 443]}",
@@ -724,12 +724,12 @@ def test_what_is_written_leaves_out_defaults_and_stays_short() -> None:
 
 
 def test_a_configuration_of_nothing_is_written_as_an_empty_mapping() -> None:
-    assert config.dump(Config()) == "{}\n"
+    assert dumping.dump(Config()) == "{}\n"
 
 
 def test_a_drained_backend_is_written_as_draining() -> None:
     drained = Service(MarkKey(1, Family.IPV4), backends=(Backend(ip("10.0.0.1"), draining=True),))
-    assert config.dump(Config(services=(drained,))) == (
+    assert dumping.dump(Config(services=(drained,))) == (
         "services:\n- mark: 1\n  backends:\n  - {address: 10.0.0.1, draining: true}\n"
     )
 
@@ -739,7 +739,7 @@ def test_a_drained_backend_is_written_as_draining() -> None:
 def test_every_legal_configuration_is_the_same_after_it_was_written_and_read(
     legal: Config,
 ) -> None:
-    assert loaded(config.dump(legal)) == legal
+    assert loaded(dumping.dump(legal)) == legal
 
 
 # ---- names of services and backends ----

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from lvsxdp import config
+from lvsxdp import config, dumping
 from lvsxdp.errors import ConfigError
 from lvsxdp.json_schema import json_schema
 from lvsxdp.model import Config
@@ -32,7 +32,7 @@ def test_it_is_a_schema() -> None:
 @settings(max_examples=200, deadline=None)
 @given(CONFIGS)
 def test_it_takes_every_file_that_is_written(wanted: Config) -> None:
-    assert holds(yaml.safe_load(config.dump(wanted)) or {})
+    assert holds(yaml.safe_load(dumping.dump(wanted)) or {})
 
 
 BACKENDS = "backends: [{address: 10.0.0.1}]"
