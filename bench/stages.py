@@ -71,7 +71,7 @@ def rig(cache: Path) -> Iterator[Rig]:
             stopped = {**defines, "STOP_AFTER": known[stage]}
             # the array stays open until this process ends
             entry, _ = loading.load_entry(
-                "xdp", found.balancer.where.pins, stopped, build, state.schema.enums
+                "xdp", (found.balancer.where.pins,), stopped, build, state.schema.enums
             )
             found.subjects[stage] = entry
         yield found

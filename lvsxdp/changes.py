@@ -204,8 +204,12 @@ def remove_backend(service: Service, backend: Backend) -> Service:
     return dataclasses.replace(service, backends=backends)
 
 
-def follow(running: Config, wanted: Config, *, undrain: bool = False) -> Config:
+def follow(
+    running: Config, wanted: Config, *, undrain: bool = False, detach: bool = False
+) -> Config:
     """`wanted` as what runs can become it: with its drains, unless `undrain`.
+
+    Interfaces stay, all where it names none, and those that it leaves out unless `detach`.
 
     ConflictError where the capacity differs, which belongs to the tables as they were loaded.
     """
@@ -216,7 +220,10 @@ def follow(running: Config, wanted: Config, *, undrain: bool = False) -> Config:
     )
     if capacity != running.capacity:
         raise ConflictError("capacity cannot change while attached: detach --all, then attach")
-    wanted = dataclasses.replace(wanted, capacity=capacity)
+    named = wanted.interfaces
+    stay = tuple(n for n in running.interfaces if n in named or not (detach and named))
+    more = tuple(name for name in wanted.interfaces if name not in stay)
+    wanted = dataclasses.replace(wanted, capacity=capacity, interfaces=(*stay, *more))
     return wanted if undrain else keep_drains(running, wanted)
 
 

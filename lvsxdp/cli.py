@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from lvsxdp.entry_commands import connection, persistence
 from lvsxdp.errors import NotFoundError
 from lvsxdp.model import Config, Service
 from lvsxdp.service_commands import backend, mark, service
+
+if TYPE_CHECKING:
+    from lvsxdp.applying import How
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,8 +125,18 @@ def attach(
         raise NotFoundError("no interface is named, here or under interfaces: in the file")
     with session(options) as (where, net):
         _lo_forwarding(set_sysctl)
-        with confirming.until_confirmed(where, confirm, names):
-            attaching.attach(where, net, names, loaded, mode, force=force, say=say, sources=sources)
+        attaching.attach(
+            where,
+            net,
+            names,
+            loaded,
+            mode,
+            force=force,
+            sources=sources,
+            say=say,
+            tell=click.echo,
+            guard=lambda: confirming.until_confirmed(where, confirm),
+        )
         for warning in views.warnings(loaded or Config(), net):
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
@@ -181,10 +194,16 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--undrain", is_flag=True, help="End drains that the file does not ask for.")
+@click.option("--detach", is_flag=True, help="Detach interfaces that the file leaves out.")
 @confirm_within
 @pass_options
 def apply(
-    options: Options, config: Path, dry_run: bool, undrain: bool, confirm: int | None
+    options: Options,
+    config: Path,
+    dry_run: bool,
+    undrain: bool,
+    detach: bool,
+    confirm: int | None,
 ) -> None:
     """Bring the running balancer to CONFIG; prints what differs.
 
@@ -192,39 +211,31 @@ def apply(
 
     Example: lvsxdp apply shop.yaml --dry-run
     """
-    _apply(options, config, dry_run=dry_run, undrain=undrain, confirm=confirm)
+    from lvsxdp.applying import How
+
+    _apply(options, config, How(dry_run=dry_run, undrain=undrain, detach=detach), confirm)
 
 
-def _apply(
-    options: Options,
-    config: Path,
-    *,
-    dry_run: bool = False,
-    undrain: bool = False,
-    confirm: int | None = None,
-) -> None:
+def _apply(options: Options, config: Path, how: How, confirm: int | None = None) -> None:
     """Brings the running balancer to a file, and prints what differs."""
-    from lvsxdp import changes, confirming, features, views
+    from lvsxdp import applying, confirming, views
 
     text = _read_text(config)
     with opened(options) as (balancer, net):
-        before = balancer.state.config
         read, sources = _read_config(config, text, balancer.state.known)
-        for line in changes.describe(balancer.state.applied or before, before):
-            say(f"changed by hand since the last apply: {line}")
-        wanted = changes.follow(before, read, undrain=undrain)
-        lines = changes.describe(before, wanted)
-        for line in lines or ["nothing to do"]:
-            click.echo(line)
-        if balancer.missing(wanted):
-            click.echo(f"features: {features.names(balancer.missing(wanted))} to be compiled in")
-        changing = not dry_run and bool(lines or balancer.state.applied)
-        if changing:
-            with confirming.until_confirmed(balancer.where, confirm):
-                balancer.apply(wanted, net, sources=changes.kept_sources(sources, read, wanted))
-        for warning in views.warnings(wanted, net):
+        changed = applying.bring(
+            balancer,
+            net,
+            read,
+            how,
+            sources=sources,
+            say=say,
+            tell=click.echo,
+            guard=lambda: confirming.until_confirmed(balancer.where, confirm),
+        )
+        for warning in views.warnings(read, net):
             say(f"warning: {warning}")
-    _ask_to_confirm(confirm if changing else None)
+    _ask_to_confirm(confirm if changed else None)
 
 
 @main.command()
@@ -248,10 +259,11 @@ def save(options: Options) -> None:
 
     Example: lvsxdp save > shop.yaml
     """
-    from lvsxdp import dumping
+    from lvsxdp import applying, dumping
 
-    with opened(options) as (balancer, _):
-        click.echo(dumping.dump(balancer.state.config), nl=False)
+    with opened(options) as (balancer, net):
+        applying.follow_names(balancer, net.links())
+        click.echo(dumping.dump(applying.running(balancer)), nl=False)
 
 
 @main.command()
@@ -313,10 +325,11 @@ def run(options: Options, interval: float, config: Path | None) -> None:
     Example: lvsxdp run --interval 5 -c shop.yaml
     """
     from lvsxdp import controller, daemon, network
+    from lvsxdp.applying import How
 
     def reload() -> None:
         # the namespace is entered already
-        _apply(Options(None, options.wait), config or Path())
+        _apply(Options(None, options.wait), config or Path(), How())
 
     gc.enable()
     network.leave_private_mounts()

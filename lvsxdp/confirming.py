@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lvsxdp import attaching, controller, snapshot, state
+from lvsxdp import applying, attaching, controller, snapshot, state
+from lvsxdp.applying import How
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, LvsxdpError, NotFoundError
 from lvsxdp.model import Config
@@ -31,14 +32,14 @@ LOCK_WAIT = 60.0
 class Pending:
     """A change that waits for confirmation until `deadline`, seconds since the machine started.
 
-    Undone, `config` is what runs and `interfaces` are detached; None: nothing was attached before.
+    Undone, `config` is what runs, on its interfaces in their `modes`; None: nothing ran before.
     `applied` is as in State.
     """
 
     deadline: float
     config: Config | None
     applied: Config | None
-    interfaces: tuple[str, ...]
+    modes: dict[str, str]
 
 
 def now() -> float:
@@ -59,7 +60,7 @@ def pending_of(where: Folders) -> Pending | None:
     config, applied = (
         snapshot.from_plain(plain[name]) if plain[name] else None for name in ("config", "applied")
     )
-    return Pending(plain["deadline"], config, applied, tuple(plain["interfaces"]))
+    return Pending(plain["deadline"], config, applied, plain["modes"])
 
 
 def warnings(where: Folders) -> list[str]:
@@ -78,21 +79,18 @@ def refuse(where: Folders) -> None:
 
 
 @contextlib.contextmanager
-def until_confirmed(
-    where: Folders, seconds: int | None, interfaces: tuple[str, ...] = ()
-) -> Iterator[None]:
+def until_confirmed(where: Folders, seconds: int | None) -> Iterator[None]:
     """Has the change that is made meanwhile undone after so many seconds; None: no change is."""
     refuse(where)
     if seconds is None:
         yield
         return
-    known = state.read(where) if where.pins.is_dir() else None
-    pending = Pending(
-        now() + seconds,
-        known.config if known else None,
-        known.applied if known else None,
-        interfaces,
-    )
+    pending = Pending(now() + seconds, None, None, {})
+    if attaching.is_running(where):
+        with Balancer.open(where) as balancer:
+            modes = {a.interface: a.mode for a in balancer.state.attachments}
+            config, applied = applying.running(balancer), balancer.state.applied
+        pending = Pending(pending.deadline, config, applied, modes)
     _put(where, pending)
     argv = [sys.executable, "-m", "lvsxdp.confirming", str(pending.deadline)]
     quiet = subprocess.DEVNULL
@@ -109,7 +107,7 @@ def _put(where: Folders, pending: Pending) -> None:
         "deadline": pending.deadline,
         "config": snapshot.to_plain(pending.config) if pending.config else None,
         "applied": snapshot.to_plain(pending.applied) if pending.applied else None,
-        "interfaces": pending.interfaces,
+        "modes": pending.modes,
     }
     state.write_bytes(_file(where), json.dumps(plain).encode())
 
@@ -141,13 +139,11 @@ def _undo(where: Folders, net: Network, pending: Pending) -> None:
     if pending.config is None:
         attaching.detach_all(where, net)
         return
+    how = How(undrain=True, detach=True, modes=pending.modes)
     with Balancer.open(where) as balancer:
-        if balancer.state.config != pending.config:
-            balancer.apply(pending.config, net)
+        applying.bring(balancer, net, pending.config, how)
         balancer.state.applied = pending.applied
         state.write(where, balancer.state)
-        on_record = {attached.interface for attached in balancer.state.attachments}
-    attaching.detach(where, net, tuple(i for i in pending.interfaces if i in on_record))
 
 
 def main() -> None:

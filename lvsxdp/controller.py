@@ -128,6 +128,11 @@ class Balancer:
             opened.close()
         self._maps.clear()
 
+    def take_over(self, wanted: State) -> None:
+        """Goes over to other programs, and to the maps that are pinned by now."""
+        self.close()
+        self.state, self.schema = wanted, wanted.schema
+
     def __enter__(self) -> Balancer:
         return self
 

@@ -49,6 +49,10 @@ STEPS = {
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
+# Programs that the control plane runs by itself.
+CONTROL = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
+# What the programs of one version hand over to each other: never another version's.
+OWN_TABLES = ("journeys",)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,26 +128,75 @@ def slots_for(entries: int) -> int:
 
 def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
     """Compiles and loads everything and pins it in `pins`; what the compiler said of the maps."""
-    from lvsxdp import compiler
-
-    defines = defines_of(config, build)
-    folder = build.folder or compiler.sources()
-    header = (folder / "types.h").read_text()
-    enums = records.enums_of(header)
-    every = {**defines, **features.defines(features.EVERY)}
     keys = build.keys or tuple(secrets.randbits(64) for _ in range(HASH_KEYS))
     build = dataclasses.replace(build, keys=keys)
-    described = _load_control(pins, every, build, enums["flat"])
-    _load_hooks(pins, pins, defines, build, enums)
+    return _load_all(pins, pins, defines_of(config, build), build)
+
+
+def load_newer(
+    into: Path, pins: Path, config: Config, described: dict[str, Any], build: Build
+) -> dict[str, Any]:
+    """Loads every program anew, from the C sources that are here, over the maps in `pins`.
+
+    Programs and maps that are not there yet are pinned in `into`; what is then to be described.
+    """
+    build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
+    defines = {**defines_of(config, build), **described["defines"]}
+    return _load_all(into, pins, defines, build)
+
+
+def _load_all(into: Path, pins: Path, defines: dict[str, object], build: Build) -> dict[str, Any]:
+    from lvsxdp import compiler
+
+    folder = build.folder or compiler.sources()
+    enums = enums_of(folder)
+    compiled = compile_control(defines, build)
+    for name, table in compiled.tables.items():
+        # the program array is of one hook's set of programs alone
+        if name in OWN_TABLES or not (name == "programs" or (pins / name).exists()):
+            _make_table(name, table, into, name in enums["flat"])
+    _load_control(into, pins, compiled, build, enums["flat"])
+    _load_hooks(into, pins, defines, build, enums)
     return {
-        "tables": described,
+        "tables": described_tables(compiled, enums),
         "enums": enums,
         "hz": defines["HZ"],
-        "hash_keys": list(keys),
+        "hash_keys": list(build.keys),
         "filter_bits": defines["FILTER_BITS"],
         "defines": defines,
         "sources": compiler.digest(folder),
     }
+
+
+def enums_of(folder: Path) -> dict[str, dict[str, int]]:
+    """The enums of the C sources in a folder."""
+    return records.enums_of((folder / "types.h").read_text())
+
+
+def compile_control(defines: Mapping[str, object], build: Build) -> Compiled:
+    """The control plane's own programs, and every map, whatever features the others have."""
+    from lvsxdp import compiler
+
+    every = {**defines, **features.defines(features.EVERY), "HOOK_XDP": 1}
+    return compiler.compile_source("control.c", every, cache=build.cache, folder=build.folder)
+
+
+def described_tables(compiled: Compiled, enums: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """What is to be known of each map but those that only programs look at."""
+    described: dict[str, Any] = {}
+    for name, table in compiled.tables.items():
+        if name in ("programs", *OWN_TABLES):
+            continue
+        described[name] = {"key": table.key, "value": table.value}
+        if name in enums["flat"]:
+            described[name]["flat"] = dataclasses.asdict(_shape(table))
+    return described
+
+
+def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
+    """All that is pinned of a version of the programs."""
+    hooks = {f"{hook}_{part}" for hook in HOOKS for part in ("programs", "entry")}
+    return frozenset({*described["tables"], *OWN_TABLES, *CONTROL, *hooks})
 
 
 def load_wider(
@@ -158,7 +211,7 @@ def load_wider(
     if described["sources"] != compiler.digest(build.folder or compiler.sources()):
         raise ConflictError(
             "features are compiled in from the C sources that were loaded, and those here are "
-            "others: detach --all, then attach"
+            "others: attach first takes these over (lvsxdp attach)"
         )
     defines = {**described["defines"], **features.defines(wanted)}
     build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
@@ -167,45 +220,33 @@ def load_wider(
 
 
 def _load_control(
-    pins: Path, defines: Mapping[str, object], build: Build, numbers: Mapping[str, int]
-) -> dict[str, Any]:
-    """Makes and pins every map, and the programs that the control plane runs by itself."""
-    from lvsxdp import compiler
-
-    compiled = compiler.compile_source(
-        "control.c", {**defines, "HOOK_XDP": 1}, cache=build.cache, folder=build.folder
-    )
-    described = {}
-    for name, table in compiled.tables.items():
-        # of one hook's set of programs alone
-        if name != "programs":
-            described[name] = _make_table(name, table, pins, name in numbers)
-    functions = ("read_clock", "reap", "heal", *(f"sweep_{table}" for table in TABLES))
-    with _links(pins, compiled, numbers, build.keys) as links:
-        loaded = compiled.load_all(functions, maps.ProgramType.XDP, links)
+    into: Path, pins: Path, compiled: Compiled, build: Build, numbers: Mapping[str, int]
+) -> None:
+    """Pins the programs that the control plane runs by itself."""
+    with _links((into, pins), compiled, numbers, build.keys) as links:
+        loaded = compiled.load_all(CONTROL, maps.ProgramType.XDP, links)
     for name, descriptor in loaded.items():
-        maps.pin(descriptor, pins / name)
-        os.close(descriptor)
-    # it differs from hook to hook, and only programs look at it
-    del described["journeys"]
-    return described
+        _pin_and_close(descriptor, into / name)
 
 
-def _make_table(name: str, table: Table, pins: Path, flat: bool) -> dict[str, Any]:
-    """Pins a new map; what is to be known of it.  Of a flat table `table` is but a picture."""
-    described: dict[str, Any] = {"key": table.key, "value": table.value}
+def _make_table(name: str, table: Table, into: Path, flat: bool) -> None:
+    """Pins a new map.  Of a flat table `table` is but a picture."""
     if not flat:
-        _pin_and_close(table.create(name), pins / name)
-        return described
-    cpus = power_of_two(maps.possible_cpus()) if table.type in maps.PER_CPU_TYPES else 1
-    shape = records.Shape(table.value_size, table.capacity, cpus)
+        _pin_and_close(table.create(name), into / name)
+        return
+    shape = _shape(table)
     if shape.row * shape.rows * shape.cpus > MOST_BYTES:
         raise DatapathError(
             f"the table {name} of {shape.rows} rows for {shape.cpus} CPUs is larger than the "
             f"{MOST_BYTES >> 20} MiB that a program may reach: lower capacity in the configuration"
         )
-    _pin_and_close(maps.create_flat(name, shape), pins / name)
-    return {**described, "flat": dataclasses.asdict(shape)}
+    _pin_and_close(maps.create_flat(name, shape), into / name)
+
+
+def _shape(table: Table) -> records.Shape:
+    """The shape of the flat table that `table` is a picture of."""
+    cpus = power_of_two(maps.possible_cpus()) if table.type in maps.PER_CPU_TYPES else 1
+    return records.Shape(table.value_size, table.capacity, cpus)
 
 
 def _pin_and_close(descriptor: int, path: Path) -> None:
@@ -217,18 +258,25 @@ def _pin_and_close(descriptor: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def _links(
-    pins: Path, compiled: Compiled, numbers: Mapping[str, int], keys: Sequence[int]
+    folders: Sequence[Path],
+    compiled: Compiled,
+    numbers: Mapping[str, int],
+    keys: Sequence[int],
 ) -> Iterator[Links]:
-    """The maps in `pins`, flat or not, and a new program array."""
+    """The maps in the first of the folders that has them, and a new program array."""
     with contextlib.ExitStack() as stack:
 
         def opened(descriptor: int) -> int:
             stack.callback(os.close, descriptor)
             return descriptor
 
-        flat = {number: opened(maps.open_pin(pins / name)) for name, number in numbers.items()}
+        def pinned(name: str) -> int:
+            places = [folder / name for folder in folders]
+            return opened(maps.open_pin(next(filter(Path.exists, places), places[-1])))
+
+        flat = {number: pinned(name) for name, number in numbers.items()}
         shared = [name for name in compiled.tables if name not in (*numbers, "programs")]
-        found = {name: opened(maps.open_pin(pins / name)) for name in shared}
+        found = {name: pinned(name) for name in shared}
         found["programs"] = opened(compiled.tables["programs"].create("programs"))
         yield Links(found, flat, keys)
 
@@ -268,7 +316,7 @@ def _load_hook(
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Loads one hook's programs over the maps in `pins`; pins entry and program array in `into`."""
-    entry, array = load_entry(hook, pins, defines, build, enums)
+    entry, array = load_entry(hook, (into, pins), defines, build, enums)
     maps.pin(array, into / f"{hook}_programs")
     maps.pin(entry, into / f"{hook}_entry")
     os.close(array)
@@ -277,12 +325,12 @@ def _load_hook(
 
 def load_entry(
     hook: str,
-    pins: Path,
+    folders: Sequence[Path],
     defines: Mapping[str, object],
     build: Build,
     enums: Mapping[str, Mapping[str, int]],
 ) -> tuple[int, int]:
-    """Descriptors of a hook's entry and of its program array, before the maps in `pins`.
+    """Descriptors of a hook's entry and of its program array, over the maps in `folders`.
 
     The kernel empties the array when it is neither open nor pinned.
     """
@@ -292,7 +340,7 @@ def load_entry(
     compiled = compiler.compile_source("lvsxdp.c", mine, cache=build.cache, folder=build.folder)
     schedulers = enums["scheduler"]
     functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
-    with _links(pins, compiled, enums["flat"], build.keys) as links:
+    with _links(folders, compiled, enums["flat"], build.keys) as links:
         loaded = compiled.load_all(functions, HOOKS[hook], links)
         array = Map(os.dup(links.maps["programs"]))
     places = enums["program"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lvsxdp import attaching, journal, state, swapping
+from lvsxdp import journal, linking, state, swapping
 from lvsxdp.controller import Balancer
 from lvsxdp.network import Network
 
@@ -35,10 +35,10 @@ def _mend_links(balancer: Balancer, net: Network) -> None:
     on_record = {a.ifindex: a for a in balancer.state.attachments}
     for link in [link for link in net.links() if link.index in touched]:
         attached = on_record.get(link.index)
-        if attached and attaching.is_whole(balancer, net, link, attached):
+        if attached and linking.is_whole(balancer, net, link, attached):
             continue
         had_clsact = touched[link.index] and not (attached and attached.made_clsact)
-        attaching.clean(balancer, net, link, clsact=not had_clsact)
+        linking.clean(balancer, net, link, clsact=not had_clsact)
         on_record.pop(link.index, None)
         balancer.say(f"{link.name}: took off what an earlier command had half attached or detached")
     mended = [a for a in balancer.state.attachments if a.ifindex in on_record]

@@ -1,4 +1,4 @@
-"""Swaps the programs for ones with more features, between two packets and with all state kept."""
+"""Swaps the programs for others, between two packets and with all that they share kept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from lvsxdp import features, journal, loading, maps
 from lvsxdp.controller import GRACE, Balancer
@@ -16,9 +15,9 @@ from lvsxdp.features import Feature
 from lvsxdp.journal import Next
 from lvsxdp.loading import Build
 from lvsxdp.network import Link, Network
-from lvsxdp.state import Attachment, State
+from lvsxdp.state import Attachment, Folders, State
 
-PINS = ("xdp_programs", "xdp_entry", "tc_programs", "tc_entry")
+HOOK_PINS = ("xdp_programs", "xdp_entry", "tc_programs", "tc_entry")
 # What is pinned under each name, held by a descriptor.
 Set = Mapping[str, int]
 
@@ -29,64 +28,90 @@ def widen(balancer: Balancer, net: Network, missing: frozenset[Feature]) -> None
     Raises an LvsxdpError that names the step; then everything is as it was.
     """
     begun = time.monotonic()
-    pins = balancer.where.pins
-    fresh = pins.with_name(f"{pins.name}{loading.UNFINISHED}")
-    wanted = balancer.state.features | missing
-    loading.remove_pins(fresh)
-    fresh.mkdir()
-    try:
-        described = loading.load_wider(
-            fresh, pins, balancer.state.described, wanted, balancer.build or Build()
-        )
-        _swap(balancer, net, fresh, described)
-    finally:
-        loading.remove_pins(fresh)
+    known = balancer.state
+    wanted = known.features | missing
+
+    def load(fresh: Path) -> State:
+        pins, build = balancer.where.pins, balancer.build or Build()
+        described = loading.load_wider(fresh, pins, known.described, wanted, build)
+        return dataclasses.replace(known, described=described)
+
+    exchange(balancer, net, load)
     balancer.say(f"compiled in {features.names(missing)} ({time.monotonic() - begun:.1f} s)")
 
 
-def _swap(balancer: Balancer, net: Network, fresh: Path, described: dict[str, Any]) -> None:
-    """Attachments, pins and record go over to the programs in `fresh`, or none of them does."""
+def exchange(balancer: Balancer, net: Network, load: Callable[[Path], State]) -> None:
+    """Puts what `load` pins in a folder, programs and maps, in the place of what runs.
+
+    `load` gives the state that is then on record, but for the programs' ids.  Raises an
+    LvsxdpError that names the step; then everything is as it was.
+    """
+    fresh = unfinished(balancer.where)
+    loading.remove_pins(fresh)
+    fresh.mkdir()
+    try:
+        _swap(balancer, net, fresh, load(fresh))
+    finally:
+        loading.remove_pins(fresh)
+
+
+def unfinished(where: Folders) -> Path:
+    """The folder of pins that are to take the place of those in use."""
+    return where.pins.with_name(f"{where.pins.name}{loading.UNFINISHED}")
+
+
+def _swap(balancer: Balancer, net: Network, fresh: Path, loaded: State) -> None:
+    """Attachments, pins and record go over to what is in `fresh`, or none of them does."""
     where = balancer.where
     with _opened(where.pins) as old, _opened(fresh) as new:
-        wanted = _wanted(balancer.state, old, new, described)
+        wanted = _wanted(loaded, old, new)
         with contextlib.ExitStack() as undo:
             undo.callback(journal.forget_next, where)
             journal.begin_next(where, wanted, (), swap=True)
             _swap_attached(balancer, net, old, new, undo)
-            for name in PINS:
+            for name in new:
                 (fresh / name).rename(where.pins / name)
-                undo.callback(_pin_again, old[name], fresh / name, where.pins / name)
+                undo.callback(_pin_again, old.get(name), fresh / name, where.pins / name)
             journal.end_next(where)
             undo.pop_all()
-        balancer.state = wanted
+        _take_over(balancer, wanted)
         # the old array loses its programs with its last descriptor, and a packet may be in it yet
         time.sleep(GRACE)
 
 
 def finish(balancer: Balancer, net: Network, begun: Next) -> None:
-    """Finishes an exchange that was interrupted: the programs that are not pinned yet are in use.
+    """Finishes an exchange that was interrupted: what is not pinned in its place yet is in use.
 
     Interfaces come before pins, so that those that still have the old programs are found by them.
     """
     where = balancer.where
-    fresh = where.pins.with_name(f"{where.pins.name}{loading.UNFINISHED}")
-    left = [name for name in PINS if (fresh / name).exists()]
-    if left == list(PINS):
+    fresh = unfinished(where)
+    left = [path.name for path in fresh.iterdir()] if fresh.is_dir() else []
+    if set(left).issuperset(HOOK_PINS):
         with _opened(where.pins) as old, _opened(fresh) as new, contextlib.ExitStack() as undo:
             _swap_attached(balancer, net, old, new, undo)
             undo.pop_all()
     for name in left:
         (fresh / name).rename(where.pins / name)
-    balancer.state = begun.state
     journal.end_next(where)
+    _take_over(balancer, begun.state)
     loading.remove_pins(fresh)
+
+
+def _take_over(balancer: Balancer, wanted: State) -> None:
+    """From here on the balancer is the new one; pins that it does not know go."""
+    balancer.take_over(wanted)
+    known = loading.pinned_names(wanted.described)
+    for path in balancer.where.pins.iterdir():
+        if path.name not in known:
+            path.unlink()
 
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[Set]:
     with contextlib.ExitStack() as stack:
         opened = {}
-        for name in PINS:
+        for name in sorted(path.name for path in folder.iterdir()):
             opened[name] = maps.open_pin(folder / name)
             stack.callback(os.close, opened[name])
         yield opened
@@ -129,15 +154,23 @@ def _swap_xdp(
     undo.callback(net.replace_xdp, link, attachment.mode, old["xdp_entry"], new["xdp_entry"])
 
 
-def _pin_again(descriptor: int, beside: Path, path: Path) -> None:
+def _pin_again(descriptor: int | None, beside: Path, path: Path) -> None:
+    """Puts back what was pinned at `path`, where anything was."""
+    if descriptor is None:
+        path.unlink()
+        return
     maps.pin(descriptor, beside)
     beside.rename(path)
 
 
-def _wanted(known: State, old: Set, new: Set, described: dict[str, Any]) -> State:
-    """The state with the new programs' ids and features."""
-    ids = {maps.program_info(old[n])[0]: maps.program_info(new[n])[0] for n in PINS if "entry" in n}
+def _wanted(loaded: State, old: Set, new: Set) -> State:
+    """The state with the new programs' ids."""
+    ids = {
+        maps.program_info(old[name])[0]: maps.program_info(new[name])[0]
+        for name in HOOK_PINS
+        if name.endswith("entry")
+    }
     attachments = [
-        dataclasses.replace(a, program=ids.get(a.program, a.program)) for a in known.attachments
+        dataclasses.replace(a, program=ids.get(a.program, a.program)) for a in loaded.attachments
     ]
-    return dataclasses.replace(known, attachments=attachments, described=described)
+    return dataclasses.replace(loaded, attachments=attachments)

@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import confirming, entries, model, names, network, show
+from lvsxdp import confirming, entries, linking, model, names, network, show
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -134,17 +134,17 @@ def status(balancer: Balancer, net: Network) -> Row:
         link = links.get(attached.ifindex)
         interfaces.append(
             {
-                "name": attached.interface,
+                "name": link.name if link else attached.interface,
                 "mode": attached.mode,
                 "program_id": attached.program,
-                "attached": _is_attached(net, link, attached.mode, attached.program),
+                "attached": bool(link and linking.is_whole(balancer, net, link, attached)),
             }
         )
     return {
         "interfaces": interfaces,
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
-        "tables": [_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE)],
+        "tables": table_rows(balancer),
         "reasons": balancer.reasons(),
         "features": sorted(balancer.state.features),
         "local_addresses": "fib" if _lo_forwarding() else "table",
@@ -154,11 +154,10 @@ def status(balancer: Balancer, net: Network) -> Row:
 
 def _full_tables(balancer: Balancer) -> list[str]:
     """A line for each table that is nearly full, with the remedy."""
-    rows = (_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE))
     return [
         f"{row['name']} is {row['used'] * 100 // row['capacity']} % full: raise "
         f"capacity.{row['name'][:-1]}, then detach --all and attach"
-        for row in rows
+        for row in table_rows(balancer)
         if row["used"] * 100 >= NEARLY_FULL * row["capacity"]
     ]
 
@@ -191,14 +190,6 @@ def _virtual_addresses(config: Config) -> Iterator[Address]:
                 yield network_.network_address
 
 
-def _is_attached(net: Network, link: network.Link | None, mode: str, program: int) -> bool:
-    if link is None:
-        return False
-    if mode == "tc":
-        return (net.tc_program(link) or (0, ""))[0] == program
-    return link.program == program
-
-
 def _lo_forwarding() -> bool:
     return network.sysctl("net/ipv4/conf/lo/forwarding") == "1"
 
@@ -206,6 +197,11 @@ def _lo_forwarding() -> bool:
 def _last_sweep(balancer: Balancer) -> float | None:
     stamp = balancer.where.files / "last_sweep"
     return float(stamp.read_text()) if stamp.exists() else None
+
+
+def table_rows(balancer: Balancer) -> list[Row]:
+    """How many entries each table has, and how many it may have."""
+    return [_table_row(balancer, name) for name in (*CONNECTIONS, *PERSISTENCE)]
 
 
 def _table_row(balancer: Balancer, name: str) -> Row:
