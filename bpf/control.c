@@ -27,6 +27,7 @@
 #include "connection.h"
 #include "age.h"
 #include "sweep.h"
+#include "pin.h"
 
 /* Answers with both clocks, read together. */
 int read_clock(struct xdp_md *ctx)
@@ -65,6 +66,17 @@ int reap(struct xdp_md *ctx)
 		reap_slot(TABLE_PERSISTENCE4, item, now);
 	else
 		reap_slot(TABLE_PERSISTENCE6, item, now);
+	return XDP_PASS;
+}
+
+/* Gives a client the backend that the packet names. */
+int pin_client(struct xdp_md *ctx)
+{
+	struct pin_item *item = (void *)(long)ctx->data;
+
+	if ((void *)(item + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	pin_entry(maps_journey(), item);
 	return XDP_PASS;
 }
 

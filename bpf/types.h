@@ -430,6 +430,23 @@ struct reap_item {
 	u32 padding;
 };
 
+enum pin {
+	PIN_DONE = 0,
+	PIN_BUSY = 1, /* another CPU was at the entry: ask again */
+	PIN_FULL = 2, /* there is no room */
+};
+
+/* A persistence entry by hand: the client's backend from now on, whatever it was. */
+struct pin_item {
+	u64 backend; /* generation << 32 | id */
+	u64 timeout; /* jiffies */
+	struct flow6 flow; /* of the client to the service; IPv4: a flow4 in its place */
+	u32 service;
+	u32 family;
+	u32 answer; /* enum pin */
+	u32 padding;
+};
+
 /* A sweep over a table: each run does SWEEP_STEP slots from `place` and moves `place` on. */
 struct sweep_item {
 	u32 place;

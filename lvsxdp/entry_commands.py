@@ -154,6 +154,35 @@ def persistence_list(
         print_entries(views.persistence(balancer, wanted), entries.PERSISTENCE, json)
 
 
+@persistence.command("pin")
+@click.argument("service_name", metavar="SERVICE")
+@click.argument("client")
+@click.argument("backend_name", metavar="BACKEND")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    callback=parsed("parse_timeout"),
+    help="How long, and again from each new connection on; without: the service's time.",
+)
+@pass_options
+def persistence_pin(
+    options: Options, service_name: str, client: str, backend_name: str, timeout: int | None
+) -> None:
+    """Have a client's new connections go to BACKEND from now on, whatever its entry said.
+
+    Under a netmask that is its whole network. Connections that there are keep their backend.
+
+    Example: lvsxdp persistence pin mark:1 198.51.100.7 10.0.0.12 --timeout 3600
+    """
+    from lvsxdp import names, pinning
+
+    with opened(options) as (balancer, _):
+        found, _ = service_named(balancer, service_name)
+        chosen = names.find_backend(found, backend_name)
+        masked = _masked(found, client)
+        pinning.pin(balancer, found, masked.network_address, chosen, timeout)
+
+
 @persistence.command("delete")
 @click.argument("service_name", metavar="SERVICE")
 @click.argument("client")

@@ -244,6 +244,26 @@ REFUSALS = {
         2,
         '"192.0.2.7/24" has bits beyond its prefix; write 192.0.2.0/24',
     ),
+    "a pin to a backend that is not there": (
+        ["persistence", "pin", "shop", "203.0.113.9", "192.0.2.9"],
+        3,
+        "192.0.2.9",
+    ),
+    "a pin of a service that is not persistent": (
+        ["persistence", "pin", "web", "203.0.113.9", "192.0.2.2"],
+        4,
+        "is not persistent",
+    ),
+    "a pin of a client of the other family": (
+        ["persistence", "pin", "shop", "2001:db8::9", "192.0.2.2"],
+        2,
+        "is not of the family",
+    ),
+    "a pin for longer than there is": (
+        ["persistence", "pin", "shop", "203.0.113.9", "192.0.2.2", "--timeout", "2678401"],
+        2,
+        "2678400",
+    ),
     "a client that is none": (["persistence", "delete", "shop", "me"], 2, '"me" is not an address'),
 }
 
@@ -286,6 +306,17 @@ def test_persistence_entries_are_listed_deleted_and_flushed(lb: Pair) -> None:
     assert lb.lvsxdp("persistence", "flush", "web").stdout == "0 entries deleted\n"
     assert lb.lvsxdp("persistence", "flush", "shop").stdout == "1 entries deleted\n"
     assert lb.read("persistence", "list") == []
+
+
+def test_a_client_is_pinned_to_a_backend(lb: Pair) -> None:
+    lb.lvsxdp("persistence", "pin", "shop", "203.0.113.9", "192.0.2.2", "--timeout", 60)
+    (entry,) = lb.read("persistence", "list")
+    assert (entry["client"], entry["backend"], entry["connections"]) == (
+        "203.0.113.0/24",
+        "192.0.2.2",
+        0,
+    )
+    assert 55 < entry["expires_in"] <= 60
 
 
 def test_connections_are_listed(lb: Pair) -> None:

@@ -1,4 +1,4 @@
-"""Interfaces that go down, are renamed, vanish and come back, or that a file names or leaves out."""
+"""Interfaces that go down, are renamed, vanish and come back; files that name them or do not."""
 
 from __future__ import annotations
 

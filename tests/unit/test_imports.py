@@ -29,6 +29,7 @@ ACTING = {
     "attaching",
     "applying",
     "linking",
+    "pinning",
     "upgrading",
     "daemon",
     "swapping",
