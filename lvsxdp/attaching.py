@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lvsxdp import applying, journal, linking, loading, network, state
+from lvsxdp import applying, backup, journal, linking, loading, network, state
 from lvsxdp.applying import Guard, How, Say
 from lvsxdp.book import Book
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
@@ -24,7 +24,7 @@ LEAST_INTERFACES = 1024
 
 def is_running(where: Folders) -> bool:
     """Whether a balancer runs in this namespace."""
-    return state.read(where) is not None and where.pins.is_dir()
+    return backup.read(where) is not None and where.pins.is_dir()
 
 
 def attach(
@@ -130,6 +130,8 @@ def _require_bpf_file_system(mount: Path) -> None:
             f"{mount} is no bpf file system: mount -t bpf bpf {mount} "
             "(in a namespace use lvsxdp --netns NAME)"
         )
+    if not os.access(mount, os.W_OK):
+        raise DatapathError(f"{mount} is read-only: mount -o remount,rw {mount}")
 
 
 # --------------------------------------------------------------------------------- detaching
@@ -151,16 +153,31 @@ def detach_all(where: Folders, net: Network) -> None:
 
     Whoever removed that folder here would remove it under the next command's lock at the end.
     """
-    with (
-        Balancer.open(where) as balancer,
-        journal.links(where, linking.own_clsact(balancer.state.attachments)),
-    ):
-        for attached in balancer.state.attachments:
-            linking.detach_link(balancer, net, attached)
-        # without it nothing is attached, and the next attach removes what is left of the pins
-        where.state_file.unlink(missing_ok=True)
+    try:
+        with (
+            Balancer.open(where) as balancer,
+            journal.links(where, linking.own_clsact(balancer.state.attachments)),
+        ):
+            for attached in balancer.state.attachments:
+                linking.detach_link(balancer, net, attached)
+            # without it nothing is attached, and the next attach removes what is left of the pins
+            where.state_file.unlink(missing_ok=True)
+    except (ConflictError, DatapathError):
+        if not backup.is_pinned(where):
+            raise
+        _strip(where, net)
     loading.remove_pins(where.pins)
     loading.remove_pins(where.pins.with_name(f"{where.pins.name}{UNFINISHED}"))
+
+
+def _strip(where: Folders, net: Network) -> None:
+    """Takes off all interfaces what is pinned, where the record of them is lost or damaged."""
+    nothing = {"tables": {}, "enums": {}, "hz": 0, "hash_keys": [], "filter_bits": 0}
+    with Balancer(where, State(Config(), Book(), [], nothing)) as balancer:
+        for link in net.links():
+            linking.clean(balancer, net, link, clsact=False)
+    journal.clear(where)
+    where.state_file.unlink(missing_ok=True)
 
 
 def stale(pins: Path = PIN_ROOT, files: Path = FILE_ROOT) -> list[str]:

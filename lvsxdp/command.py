@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import signal
 import sys
@@ -19,6 +20,15 @@ EXITS = (
     "\n\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage, "
     "3 not found, 4 conflict, 5 kernel."
 )
+
+
+# What a file system may say, and what to do about it.
+REMEDIES = {
+    errno.ENOSPC: "make room there (df -h, df -i), then try again",
+    errno.EDQUOT: "the quota is used up: raise it, then try again",
+    errno.EROFS: "mount it read-write (mount -o remount,rw), then try again",
+    errno.EIO: "the device under it fails (dmesg)",
+}
 
 
 class Command(click.Command):
@@ -39,6 +49,11 @@ class Command(click.Command):
         except PermissionError as err:
             click.echo(f"lvsxdp: {err} (are you root?)", err=True)
             ctx.exit(1)
+        except OSError as err:
+            if err.errno not in REMEDIES:
+                raise
+            click.echo(f"lvsxdp: {err.filename}: {err.strerror}: {REMEDIES[err.errno]}", err=True)
+            ctx.exit(5)
 
 
 class Group(click.Group):

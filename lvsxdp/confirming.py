@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lvsxdp import applying, attaching, controller, snapshot, state
+from lvsxdp import applying, attaching, backup, controller, snapshot, state
 from lvsxdp.applying import How
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, LvsxdpError, NotFoundError
@@ -55,12 +55,14 @@ def pending_of(where: Folders) -> Pending | None:
     """The change that waits for confirmation, None without one."""
     try:
         plain = json.loads(_file(where).read_text())
+        config, applied = (
+            snapshot.from_plain(plain[n]) if plain[n] else None for n in ("config", "applied")
+        )
+        return Pending(plain["deadline"], config, applied, plain["modes"])
     except FileNotFoundError:
         return None
-    config, applied = (
-        snapshot.from_plain(plain[name]) if plain[name] else None for name in ("config", "applied")
-    )
-    return Pending(plain["deadline"], config, applied, plain["modes"])
+    except (ValueError, LookupError, TypeError) as err:
+        raise state.damaged(_file(where), err) from err
 
 
 def warnings(where: Folders) -> list[str]:
@@ -129,7 +131,7 @@ def undo_what_is_overdue(where: Folders, net: Network, say: Callable[[str], None
     pending = pending_of(where)
     if pending is None or now() < pending.deadline:
         return
-    if state.read(where) is not None and where.pins.is_dir():
+    if attaching.is_running(where):
         _undo(where, net, pending)
         say("a change that was not confirmed in time is undone")
     end(where)
@@ -143,7 +145,7 @@ def _undo(where: Folders, net: Network, pending: Pending) -> None:
     with Balancer.open(where) as balancer:
         applying.bring(balancer, net, pending.config, how)
         balancer.state.applied = pending.applied
-        state.write(where, balancer.state)
+        backup.put_on_record(where, balancer.state)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvsxdp import changes, features, journal, maps, network, records, state, tables
+from lvsxdp import backup, changes, features, journal, maps, network, records, state, tables
 from lvsxdp.book import ServicePlace
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
@@ -84,7 +84,7 @@ class Balancer:
         say: Callable[[str], None] = lambda _: None,
         build: Build | None = None,
     ) -> None:
-        """`on_record` is what state.read gave for `where`; `build` is for what it compiles."""
+        """`on_record` is what backup.read gave for `where`; `build` is for what it compiles."""
         self.where = where
         self.state = on_record
         self.say = say
@@ -103,7 +103,7 @@ class Balancer:
 
         NotFoundError where nothing is attached.
         """
-        found = state.read(where)
+        found = backup.read(where)
         if found is None or not where.pins.is_dir():
             raise NotFoundError("lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)")
         balancer = cls(where, found, say, build)
@@ -204,6 +204,7 @@ class Balancer:
         self.state = wanted
         self.write_routes(net)
         journal.end_next(self.where)
+        backup.keep(self.where)
 
     def undo(self) -> None:
         """Takes away what a change has prepared: all else nothing finds, and is written over."""

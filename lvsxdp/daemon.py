@@ -70,7 +70,7 @@ def run(
             # what one sweep saw wrong the next must see, too
             whole = next(turns) == 0 or (before is not None and bool(before.drift))
             before = _sweep_once(where, before, whole, say)
-        except LvsxdpError as err:
+        except (LvsxdpError, OSError) as err:
             say(f'event=sweep_failed error="{err}"')
             # it may have counted a part; nothing is healed by that
             before = None

@@ -133,10 +133,14 @@ def links(where: Folders, clsact: Mapping[int, bool]) -> Iterator[None]:
 
 def links_of(where: Folders) -> dict[int, bool]:
     """The interfaces on which programs came or went, as links() was told of them."""
-    with contextlib.suppress(FileNotFoundError):
-        plain = json.loads(_file(where, "links").read_text())
+    path = _file(where, "links")
+    try:
+        plain = json.loads(path.read_text())
         return {int(index): had for index, had in plain.items()}
-    return {}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as err:
+        raise state.damaged(path, err) from err
 
 
 def forget_links(where: Folders) -> None:

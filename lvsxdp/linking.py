@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lvsxdp import journal, maps, network, state
+from lvsxdp import backup, journal, maps, network
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError
 from lvsxdp.network import Link, Network
@@ -57,7 +57,7 @@ def attach_links(
                 done.append(_attach_link(balancer, net, link, mode, force, say))
                 balancer.state.attachments = [*kept, *done]
                 balancer.refresh_network(net)
-            state.write(balancer.where, balancer.state)
+            backup.put_on_record(balancer.where, balancer.state)
         except BaseException:
             for attached in done:
                 detach_link(balancer, net, attached)
@@ -136,7 +136,7 @@ def detach_links(balancer: Balancer, net: Network, attached: Sequence[Attachment
         kept = [a for a in balancer.state.attachments if a.ifindex not in gone]
         balancer.state.attachments = kept
         balancer.refresh_network(net)
-        state.write(balancer.where, balancer.state)
+        backup.put_on_record(balancer.where, balancer.state)
 
 
 def own_clsact(attachments: Iterable[Attachment]) -> dict[int, bool]:

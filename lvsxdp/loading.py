@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import features, maps, mark_words, records, state
+from lvsxdp import backup, features, maps, mark_words, records, state
 from lvsxdp.bytecode import Compiled, Links, Table
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import ConflictError, DatapathError
@@ -196,7 +196,7 @@ def described_tables(compiled: Compiled, enums: Mapping[str, Mapping[str, int]])
 def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
     """All that is pinned of a version of the programs."""
     hooks = {f"{hook}_{part}" for hook in HOOKS for part in ("programs", "entry")}
-    return frozenset({*described["tables"], *OWN_TABLES, *CONTROL, *hooks})
+    return frozenset({*described["tables"], *OWN_TABLES, *CONTROL, *hooks, backup.NAME})
 
 
 def load_wider(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lvsxdp import journal, linking, state, swapping
+from lvsxdp import backup, journal, linking, swapping
 from lvsxdp.controller import Balancer
 from lvsxdp.network import Network
 
@@ -44,7 +44,7 @@ def _mend_links(balancer: Balancer, net: Network) -> None:
     mended = [a for a in balancer.state.attachments if a.ifindex in on_record]
     if mended != balancer.state.attachments:
         balancer.state = dataclasses.replace(balancer.state, attachments=mended)
-        state.write(balancer.where, balancer.state)
+        backup.put_on_record(balancer.where, balancer.state)
     if touched:
         balancer.refresh_network(net)
     journal.forget_links(balancer.where)

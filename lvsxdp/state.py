@@ -133,7 +133,7 @@ def read_file(path: Path) -> tuple[State, bytes] | None:
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as err:
-        raise DatapathError(f"{path} is damaged: {err!r}") from err
+        raise damaged(path, err) from err
     if version != VERSION:
         raise ConflictError(
             f"{path} is of version {version}, not {VERSION}: "
@@ -144,7 +144,14 @@ def read_file(path: Path) -> tuple[State, bytes] | None:
             raise ValueError("its lines are not those that were written")
         return _decode(header, lines[:-1]), lines[-1]
     except (ValueError, LookupError, TypeError) as err:
-        raise DatapathError(f"{path} is damaged: {err!r}") from err
+        raise damaged(path, err) from err
+
+
+def damaged(path: Path, err: Exception) -> DatapathError:
+    """The error of a file of ours that holds something else than was written."""
+    remedy = {"links": "remove it, then apply", "confirm.json": "remove it; nothing is undone then"}
+    told = remedy.get(path.name, "detach --all, then attach")
+    return DatapathError(f"{path} is damaged ({err!r}): {told}")
 
 
 def write(where: Folders, state: State) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lvsxdp import features, journal, loading, maps
+from lvsxdp import backup, features, journal, loading, maps
 from lvsxdp.controller import GRACE, Balancer
 from lvsxdp.features import Feature
 from lvsxdp.journal import Next
@@ -74,6 +74,7 @@ def _swap(balancer: Balancer, net: Network, fresh: Path, loaded: State) -> None:
                 undo.callback(_pin_again, old.get(name), fresh / name, where.pins / name)
             journal.end_next(where)
             undo.pop_all()
+        backup.keep(where)
         _take_over(balancer, wanted)
         # the old array loses its programs with its last descriptor, and a packet may be in it yet
         time.sleep(GRACE)
@@ -94,6 +95,7 @@ def finish(balancer: Balancer, net: Network, begun: Next) -> None:
     for name in left:
         (fresh / name).rename(where.pins / name)
     journal.end_next(where)
+    backup.keep(where)
     _take_over(balancer, begun.state)
     loading.remove_pins(fresh)
 

@@ -34,6 +34,7 @@ ACTING = {
     "daemon",
     "swapping",
     "journal",
+    "backup",
     "confirming",
     "recovery",
     "ageing",
