@@ -90,7 +90,10 @@ def plan(balancer: Balancer, net: Network, read: Config, how: How) -> Plan:
 
     ConflictError where it cannot become that.
     """
-    links = net.links()
+    named = {a.interface for a in balancer.state.attachments}
+    # most often nothing is to be done on any, and asking for them takes as long as all the rest
+    settled = linking.are_whole(balancer) and named.issuperset(read.interfaces)
+    links = [] if settled else net.links()
     follow_names(balancer, links)
     before = running(balancer)
     wanted = changes.follow(before, read, undrain=how.undrain, detach=how.detach)
@@ -104,7 +107,7 @@ def plan(balancer: Balancer, net: Network, read: Config, how: How) -> Plan:
     wanted = dataclasses.replace(wanted, interfaces=stays)
     for name in () if how.force else (name for name in fresh if name in here):
         linking.refuse_occupied(net, here[name])
-    mended, lost = _mendable(balancer, net, links, wanted, how.force)
+    mended, lost = ([], []) if settled else _mendable(balancer, net, links, wanted, how.force)
     return Plan(
         config=wanted,
         by_hand=changes.describe(balancer.state.applied or balancer.state.config, before),

@@ -15,6 +15,7 @@ from lvsxdp.command import (
     Options,
     as_json,
     confirm_within,
+    guarded,
     opened,
     pass_options,
     say,
@@ -117,7 +118,7 @@ def attach(
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl --confirm 60
     """
-    from lvsxdp import attaching, confirming, views
+    from lvsxdp import attaching, views
 
     loaded, sources = _read_config(config, _read_text(config), {}) if config else (None, {})
     names = interfaces or (loaded.interfaces if loaded else ())
@@ -135,7 +136,7 @@ def attach(
             sources=sources,
             say=say,
             tell=click.echo,
-            guard=lambda: confirming.until_confirmed(where, confirm),
+            guard=lambda: guarded(where, confirm),
         )
         for warning in views.warnings(loaded or Config(), net):
             say(f"warning: {warning}")
@@ -218,7 +219,7 @@ def apply(
 
 def _apply(options: Options, config: Path, how: How, confirm: int | None = None) -> None:
     """Brings the running balancer to a file, and prints what differs."""
-    from lvsxdp import applying, confirming, views
+    from lvsxdp import applying, views
 
     text = _read_text(config)
     with opened(options) as (balancer, net):
@@ -231,7 +232,7 @@ def _apply(options: Options, config: Path, how: How, confirm: int | None = None)
             sources=sources,
             say=say,
             tell=click.echo,
-            guard=lambda: confirming.until_confirmed(balancer.where, confirm),
+            guard=lambda: guarded(balancer.where, confirm),
         )
         for warning in views.warnings(read, net):
             say(f"warning: {warning}")

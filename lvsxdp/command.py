@@ -113,6 +113,16 @@ def refuse_while_unconfirmed(where: Any) -> None:
         confirming.refuse(where)
 
 
+def guarded(where: Any, confirm: int | None) -> contextlib.AbstractContextManager[None]:
+    """What a change is made in: it is refused while another waits, and undone if it is to wait."""
+    if confirm is None:
+        refuse_while_unconfirmed(where)
+        return contextlib.nullcontext()
+    from lvsxdp import confirming
+
+    return confirming.until_confirmed(where, confirm)
+
+
 @contextlib.contextmanager
 def session(options: Options) -> Iterator[tuple[Any, Any]]:
     """The folders and the network of the namespace that the command is for, under its lock."""

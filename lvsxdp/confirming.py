@@ -81,12 +81,9 @@ def refuse(where: Folders) -> None:
 
 
 @contextlib.contextmanager
-def until_confirmed(where: Folders, seconds: int | None) -> Iterator[None]:
-    """Has the change that is made meanwhile undone after so many seconds; None: no change is."""
+def until_confirmed(where: Folders, seconds: int) -> Iterator[None]:
+    """Has the change that is made meanwhile undone after so many seconds."""
     refuse(where)
-    if seconds is None:
-        yield
-        return
     pending = Pending(now() + seconds, None, None, {})
     if attaching.is_running(where):
         with Balancer.open(where) as balancer:

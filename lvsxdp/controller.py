@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,12 +167,11 @@ class Balancer:
         `by_hand` is told by the next apply of a file; `sources` is what the texts of the services
         are known by, where they come from one.
         """
-        host = Host(ifindexes={}, cursor=self._cursor)
-        if not (by_hand and changes.is_of_weights(self.state.config, new)):
-            # an edit that brings nothing that the network matters to does without, in half the time
-            self.refresh_network(net)
-            names = {link.name: link.index for link in net.links()}
-            host = dataclasses.replace(host, ifindexes=names)
+        if first or not (by_hand and changes.is_of_weights(self.state.config, new)):
+            # an edit that brings nothing that the network matters to does without
+            self.follow_network(net)
+        names = {name: index for index, name in socket.if_nameindex()}
+        host = Host(ifindexes=names, cursor=self._cursor)
         if self.missing(new):
             self._widen(new, net, host)
         known, book = self.state, self.state.book.copy()
@@ -264,8 +264,15 @@ class Balancer:
         layout = self.schema.values["service_configs"]
         return Cursor(layout.number(row, "cursor_position"), layout.number(row, "cursor_weight"))
 
+    def follow_network(self, net: Network) -> None:
+        """Does refresh_network, unless nothing of that has changed since it last was done."""
+        noted = self.where.files / "network"
+        if not noted.exists() or noted.read_text() != network.fingerprint():
+            self.refresh_network(net)
+
     def refresh_network(self, net: Network) -> None:
         """Writes interfaces, MACs of upper devices and local addresses."""
+        seen = network.fingerprint()
         links = net.links()
         attached = {a.ifindex: a for a in self.state.attachments}
         flag = self.schema.enums["interface_flag"]
@@ -290,6 +297,7 @@ class Balancer:
             "local_addresses",
             {addresses.encode(address=records.wire_address(a)) for a in net.addresses()},
         )
+        (self.where.files / "network").write_text(seen)
 
     def _replace_keys(self, name: str, wanted: set[bytes]) -> None:
         target = self.map(name)

@@ -111,6 +111,30 @@ class ProgramInfo(ctypes.Structure):
     ]
 
 
+class TcHook(ctypes.Structure):
+    """struct bpf_tc_hook."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("ifindex", ctypes.c_int),
+        ("attach_point", ctypes.c_int),
+        ("parent", ctypes.c_uint32),
+    ]
+
+
+class TcOptions(ctypes.Structure):
+    """struct bpf_tc_opts."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("descriptor", ctypes.c_int),
+        ("flags", ctypes.c_uint32),
+        ("program", ctypes.c_uint32),
+        ("handle", ctypes.c_uint32),
+        ("priority", ctypes.c_uint32),
+    ]
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """libbpf, kept quiet: its errors come back as numbers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lvsxdp import backup, journal, maps, network
@@ -149,6 +150,22 @@ def detach_link(balancer: Balancer, net: Network, attached: Attachment) -> None:
     link = next((found for found in net.links() if found.index == attached.ifindex), None)
     if link is not None:
         clean(balancer, net, link, clsact=attached.made_clsact)
+
+
+def are_whole(balancer: Balancer) -> bool:
+    """Whether all interfaces on record have name and programs; quickly, without pyroute2."""
+    xdp, tc = program_ids(balancer)
+    return all(_has_all(attached, xdp, tc) for attached in balancer.state.attachments)
+
+
+def _has_all(attached: Attachment, xdp: int, tc: int) -> bool:
+    try:
+        name = socket.if_indextoname(attached.ifindex)
+    except OSError:
+        return False
+    if name != attached.interface or network.tc_program(attached.ifindex) != tc:
+        return False
+    return attached.mode == "tc" or network.xdp_program(attached.ifindex, attached.mode) == xdp
 
 
 def is_whole(balancer: Balancer, net: Network, link: Link, attached: Attachment) -> bool:

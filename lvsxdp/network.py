@@ -1,4 +1,4 @@
-"""Interfaces, routes and attachments, by netlink; the only module that imports pyroute2."""
+"""Interfaces, addresses and routes; the one module that imports pyroute2 and psutil."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import errno
 import functools
+import hashlib
 import ipaddress
 import os
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lvsxdp import libbpf
 from lvsxdp.errors import ConflictError, DatapathError, NotFoundError
 from lvsxdp.model import Address
 
@@ -144,10 +146,8 @@ class Network:
     def __init__(self, *, later: bool = False) -> None:
         """Opens the socket in the namespace that the process is in.
 
-        With `later`, for one command, when it is first used; addresses are then asked for once.
+        With `later`, for one command, when it is first used.
         """
-        self._known: list[Address] | None = None
-        self._remembers = later
         if not later:
             _ = self._route
 
@@ -179,15 +179,8 @@ class Network:
 
     def addresses(self) -> list[Address]:
         """Every address of this namespace."""
-        if self._known is not None:
-            return self._known
-        found = []
-        for message in self._route.get_addr():
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            if text:
-                found.append(ipaddress.ip_address(text))
-        self._known = found if self._remembers else None
-        return found
+        texts = {text for _, family, text in _interface_addresses() if family != socket.AF_PACKET}
+        return [ipaddress.ip_address(text.partition("%")[0]) for text in texts]
 
     def route(self, address: Address) -> Route | None:
         """The route to an address, None where there is none or it is local."""
@@ -341,6 +334,41 @@ def _filter_program(options: Any) -> int:
         if name == "UNKNOWN" and value["header"]["type"] == TCA_BPF_ID:
             return int.from_bytes(value.data[value.offset + 4 : value.offset + 8], "little")
     return 0
+
+
+def _interface_addresses() -> Iterator[tuple[str, int, str]]:
+    """Interface, family and text of every address, MACs among them (AF_PACKET)."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        for address in addresses:
+            yield name, int(address.family), address.address
+
+
+def fingerprint() -> str:
+    """What tells this namespace's interfaces, their MACs and their addresses from any others."""
+    found = [*sorted(socket.if_nameindex()), *sorted(_interface_addresses())]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def xdp_program(ifindex: int, mode: str) -> int:
+    """The id of the XDP program of an interface in that mode, 0 without one."""
+    flags = {"native": XDP_NATIVE, "generic": XDP_GENERIC}[mode]
+    identity = ctypes.c_uint32()
+    if libbpf.library().bpf_xdp_query_id(ifindex, flags, ctypes.byref(identity)):
+        return 0
+    return identity.value
+
+
+def tc_program(ifindex: int) -> int:
+    """The id of the program at our place of an interface's ingress chain, 0 without one."""
+    hook = libbpf.TcHook(size=ctypes.sizeof(libbpf.TcHook), ifindex=ifindex, attach_point=1)
+    options = libbpf.TcOptions(
+        size=ctypes.sizeof(libbpf.TcOptions), handle=TC_HANDLE, priority=TC_PRIORITY
+    )
+    if libbpf.library().bpf_tc_query(ctypes.byref(hook), ctypes.byref(options)):
+        return 0
+    return int(options.program)
 
 
 def _link(message: Any) -> Link:

@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import confirming, entries, linking, model, names, network, show
+from lvsxdp import entries, linking, model, names, network, show
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -128,6 +128,8 @@ def _fib_answers(backend: Backend) -> bool:
 
 def status(balancer: Balancer, net: Network) -> Row:
     """Interfaces, tables, packets by reason, and what needs attention."""
+    from lvsxdp import confirming
+
     links = {link.index: link for link in net.links()}
     interfaces = []
     for attached in balancer.state.attachments:

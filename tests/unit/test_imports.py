@@ -42,7 +42,13 @@ ACTING = {
     *("cli", "command", "entry_commands", "service_commands"),
 }
 COMMANDS = {"cli", "command", "entry_commands", "service_commands"}
-HOMES = {"bcc": "compiler", "pyroute2": "network", "numpy": "entries", "yaml": "document"}
+HOMES = {
+    "bcc": "compiler",
+    "pyroute2": "network",
+    "psutil": "network",
+    "numpy": "entries",
+    "yaml": "document",
+}
 
 
 def modules_of(node: ast.AST) -> set[str]:
