@@ -9,6 +9,7 @@ from lvsxdp import marks
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     ANY_PORT,
+    MAX_CAPACITY,
     AddressKey,
     Backend,
     Capacity,
@@ -50,6 +51,7 @@ class Draft:
     capacity: Capacity
     features: Features
     rules_known: bool = False  # they have been checked before, by themselves
+    is_running: bool = False  # the tables are made, and as large as they are
 
     def config(self) -> Config:
         """The configuration, which is whole where there were no faults."""
@@ -95,6 +97,7 @@ def _placed(config: Config, known: Config | None) -> Draft:
         config.capacity,
         config.features,
         rules_known=known is not None and known.marks is config.marks,
+        is_running=known is not None,
     )
 
 
@@ -178,7 +181,15 @@ def _capacity_faults(draft: Draft) -> Iterator[Finding]:
         ("marks", rules, draft.capacity.marks),
     ):
         if count > most:
-            yield f"capacity.{key}", f"{most} is too few for {count} {key}; raise it"
+            remedy = _more_room(key, count, running=draft.is_running)
+            yield f"capacity.{key}", f"{most} is too few for {count} {key}; {remedy}"
+
+
+def _more_room(key: str, count: int, *, running: bool) -> str:
+    if count > MAX_CAPACITY[key]:
+        return f"{MAX_CAPACITY[key]} is the most, leave some out"
+    more = f"raise it to {count} or more"
+    return f"save, {more}, detach --all, attach -c" if running else more
 
 
 def warnings(draft: Draft) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from lvsxdp.document import (
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     DEFAULT_PERSISTENCE,
+    MAX_CAPACITY,
     Address,
     AddressKey,
     Backend,
@@ -47,6 +48,7 @@ from lvsxdp.names import find_backend, find_service, parse_backend_name, parse_s
 from lvsxdp.scalars import full_netmask, parse_netmask, parse_weight
 
 __all__ = [
+    "MAX_CAPACITY",
     "find_backend",
     "find_service",
     "load",
@@ -63,13 +65,6 @@ _SERVICE_KEYS = (
 )  # fmt: skip
 _BACKEND_KEYS = ("address", "port", "weight", "forward", "draining")
 _PERSISTENCE_KEYS = ("timeout", "netmask", "expiry")
-MAX_CAPACITY = {
-    "connections": 2**21,
-    "persistence": 2**21,
-    "services": 2**16,
-    "backends": 2**17,
-    "marks": 2**18,
-}
 
 
 def load(text: str, origin: str = "<config>") -> tuple[Config, list[str]]:
@@ -201,17 +196,24 @@ def _read_rule(item: Item) -> MarkRule | None:
             fields[several].fault(f"stands beside {one}; put all into {several}")
         given = fields.get(several) or fields.get(one)
         if given is not None and not _is_any(given, several):
-            conditions[several] = _read_condition(given, parse, accepts)
+            conditions[several] = _read_condition(given, several, parse, accepts)
     mark = value_of(fields, "mark", scalars.parse_rule_mark, 0, NUMBER)
     return MarkRule(mark=mark, **{key: values for key, values in conditions.items() if values})
 
 
 def _read_condition(
-    item: Item, parse: Callable[[str], object], accepts: frozenset[str]
+    item: Item, key: str, parse: Callable[[str], object], accepts: frozenset[str]
 ) -> tuple[object, ...]:
     if is_empty_list(item):
-        item.fault("the list is empty; leave the key out where nothing is to be compared")
-    return values_of(one_or_more(item), parse, accepts)
+        anyway = "write any" if key == "addresses" else "leave the key out"
+        item.fault(f"the list is empty; {anyway} where nothing is to be compared")
+
+    def parse_one(text: str) -> object:
+        if text == "any" and key in _MAY_BE_ANY:
+            raise ConfigError(f'"any" stands in a list; it says all by itself, {key}: any')
+        return parse(text)
+
+    return values_of(one_or_more(item), parse_one, accepts)
 
 
 def _is_any(item: Item, key: str) -> bool:
@@ -304,7 +306,7 @@ def _read_persistence(item: Item | None, family: Family | None) -> Persistence |
     if is_switch(item):
         return None if scalar(item, scalars.parse_switch, SWITCH) is False else default
     if is_scalar(item):
-        timeout = scalar(item, scalars.parse_timeout, NUMBER)
+        timeout = scalar(item, scalars.parse_persistence, NUMBER)
         return dataclasses.replace(default, timeout=timeout or DEFAULT_PERSISTENCE)
     fields = fields_of(item, _PERSISTENCE_KEYS) or {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -20,6 +21,17 @@ T = TypeVar("T")
 TEXT = frozenset({"str"})
 NUMBER = frozenset({"str", "int"})
 SWITCH = frozenset({"str", "int", "bool"})
+
+MAX_DEPTH = 32
+YAML_TAG = "tag:yaml.org,2002:"
+# What YAML makes of a file in which nobody wrote a tag.
+PLAIN_TAGS = frozenset(
+    YAML_TAG + name
+    for name in (
+        *("map", "seq", "str", "int", "float"),
+        *("bool", "null", "timestamp", "value", "merge"),
+    )
+)
 
 
 # ---- from YAML ----
@@ -77,10 +89,13 @@ def compose(text: str, origin: str) -> yaml.Node:
         documents = _documents(text)
     except yaml.MarkedYAMLError as err:
         raise ConfigError(_syntax_fault(err, text, origin)) from err
-    except yaml.YAMLError as err:
-        raise ConfigError(f"{origin}:1: this is not YAML: {' '.join(str(err).split())}") from err
-    except RecursionError as err:
-        raise ConfigError(f"{origin}:1: lists and mappings are nested too deeply") from err
+    except yaml.reader.ReaderError as err:
+        line = text.count("\n", 0, err.position) + 1
+        what = f"the character U+{err.character:04X} has no place in YAML; leave it out"
+        raise ConfigError(f"{origin}:{line}: {what}") from err
+    except _TooDeepError as err:
+        what = f"lists and mappings are nested more than {MAX_DEPTH} deep; a configuration needs 6"
+        raise ConfigError(f"{origin}:{err}: {what}") from err
     if not documents or _tag(documents[0]) == "null":
         raise ConfigError(f"{origin}:1: the file is empty; {{}} is a configuration of nothing")
     if len(documents) > 1:
@@ -88,6 +103,34 @@ def compose(text: str, origin: str) -> yaml.Node:
         raise ConfigError(f"{origin}:{line}: a second document starts here; leave out the ---")
     node: yaml.Node = documents[0]
     return node
+
+
+class _TooDeepError(Exception):
+    """A file is nested deeper than a configuration can be; carries the line."""
+
+
+class _Shallow:
+    """What both loaders do at each node: libyaml's would go on until the stack is full."""
+
+    _depth = 0
+
+    def descend_resolver(self, node: yaml.Node | None, _: object) -> None:
+        self._depth += 1
+        if node is not None and self._depth > MAX_DEPTH:
+            raise _TooDeepError(node.start_mark.line + 1)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+
+
+class _Loader(_Shallow, yaml.SafeLoader):
+    """PyYAML's own."""
+
+
+@functools.cache
+def _fast_loader() -> type[yaml.CSafeLoader]:
+    """Libyaml's, which not every PyYAML has."""
+    return type("_FastLoader", (_Shallow, yaml.CSafeLoader), {})
 
 
 def _documents(text: str) -> list[yaml.Node]:
@@ -98,8 +141,8 @@ def _documents(text: str) -> list[yaml.Node]:
     if yaml.__with_libyaml__:
         # the other objects to what is no text at all, too, and in words
         with contextlib.suppress(yaml.YAMLError, UnicodeError):
-            return list(yaml.compose_all(text, yaml.CSafeLoader))
-    return list(yaml.compose_all(text, yaml.SafeLoader))
+            return list(yaml.compose_all(text, _fast_loader()))
+    return list(yaml.compose_all(text, _Loader))
 
 
 def _syntax_fault(err: yaml.MarkedYAMLError, text: str, origin: str) -> str:
@@ -117,8 +160,20 @@ def _tag(node: yaml.Node) -> str:
     return str(node.tag).rpartition(":")[2]
 
 
+def _has_foreign_tag(item: Item) -> bool:
+    """Whether somebody wrote a tag that plain YAML does not have, which is a fault."""
+    if item.node.tag in PLAIN_TAGS:
+        return False
+    tag = str(item.node.tag)
+    shown = f"!!{tag.removeprefix(YAML_TAG)}" if tag.startswith(YAML_TAG) else tag
+    item.fault(f"the tag {quote(shown)} means nothing here; leave it out")
+    return True
+
+
 def fields_of(item: Item, known: tuple[str, ...]) -> dict[str, Item] | None:
     """The values of a mapping by their keys; None, with a fault, for anything else."""
+    if _has_foreign_tag(item):
+        return None
     if not isinstance(item.node, yaml.MappingNode):
         keys = ", ".join(known)
         item.fault(f"{_shape(item.node)} stands where a mapping belongs, with keys of: {keys}")
@@ -126,15 +181,25 @@ def fields_of(item: Item, known: tuple[str, ...]) -> dict[str, Item] | None:
     fields: dict[str, Item] = {}
     for key_node, value_node in item.node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _shape(key_node)
-        suffix = f".{key}" if item.place else key
+        shown = key if re.fullmatch(r"[\w-]{1,60}|a list|a mapping", key, re.ASCII) else quote(key)
+        suffix = f".{shown}" if item.place else shown
         if key not in known:
-            item.child(key_node, suffix).fault(f"is no key here; {did_you_mean(key, known)}")
+            item.child(key_node, suffix).fault(f"is no key here; {_remedy(key, known)}")
         elif key in fields:
             again = f"is given again in line {key_node.start_mark.line + 1}"
             fields[key].fault(f"{again}; YAML would keep only the last, leave one out")
         else:
             fields[key] = item.child(value_node, suffix)
     return fields
+
+
+def _remedy(key: str, known: tuple[str, ...]) -> str:
+    """What to do about a key that is none."""
+    if key == "<<":
+        return "merge keys do not work, write out what is meant"
+    if key.isdecimal():
+        return f"a number has no comma; {did_you_mean(key, known)}"
+    return did_you_mean(key.lower(), known)
 
 
 def _shape(node: yaml.Node) -> str:
@@ -147,7 +212,7 @@ def _shape(node: yaml.Node) -> str:
 
 def items_of(item: Item | None) -> list[Item]:
     """The items of a list; an empty list, with a fault, for anything else."""
-    if item is None:
+    if item is None or _has_foreign_tag(item):
         return []
     if not isinstance(item.node, yaml.SequenceNode):
         item.fault(f"{_shape(item.node)} stands where a list belongs; an empty list is []")
@@ -179,6 +244,8 @@ def scalar(item: Item, parse: Callable[[str], T], accepts: frozenset[str]) -> T 
     if not isinstance(item.node, yaml.ScalarNode):
         item.fault(f"{_shape(item.node)} stands where one value belongs")
         return None
+    if _has_foreign_tag(item):
+        return None
     trap = _trap(item.node, accepts)
     try:
         value = parse(item.node.value)
@@ -199,19 +266,20 @@ def _trap(node: yaml.ScalarNode, accepts: frozenset[str]) -> str:
         return ""
     try:
         value = _constructor().construct_object(node)
+        written = str(value)
     except (ValueError, KeyError, AttributeError, yaml.YAMLError):
         return f"a malformed {tag}"
     finally:
         # it would keep every node
         _constructor().constructed_objects.clear()
         _constructor().recursive_objects.clear()
-    if tag in accepts and (isinstance(value, bool) or str(value) == node.value):
+    if tag in accepts and (isinstance(value, bool) or written == node.value):
         return ""
     if value is None:
         return "nothing"
     if isinstance(value, bool | int):
-        return "a number" if str(value) == node.value else str(value).lower()
-    return f"a {tag}, {value}"
+        return "a number" if written == node.value else written.lower()
+    return f"a {tag}, {written}"
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from lvsxdp import mark_words, marks
 from lvsxdp.book import Book
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import Config
+from lvsxdp.scalars import quote
 from lvsxdp.schema import Schema
 from lvsxdp.writes import Block, Store, Write
 
@@ -17,9 +18,11 @@ def mark_writes(
 ) -> Iterator[tuple[str, Write]]:
     """The new rule set in the half that is not in use, then the switch to it."""
     table = marks.expand(new.marks)
-    for name in {name for _, rule in table.ordered for name in rule.interfaces}:
-        if name not in ifindexes:
-            raise ConfigError(f'marks: there is no interface "{name}" here')
+    missing = {name for _, rule in table.ordered for name in rule.interfaces} - ifindexes.keys()
+    for place, rule in enumerate(new.marks if missing else ()):
+        for name in missing.intersection(rule.interfaces):
+            where = f"marks[{place}].interfaces"
+            raise ConfigError(f"{where}: there is no interface {quote(name)} here (ip link)")
     book.mark_generation = generation = (book.mark_generation + 1) % 2**32
     room = schema.flat["mark_words"].rows // 2
     if table.exact or table.ordered:

@@ -16,6 +16,13 @@ DEFAULT_PERSISTENCE = 360
 MAX_PERSISTENCE = 2678400
 MAX_WEIGHT = 2**31 - 1
 MAX_MARK = 2**32 - 1
+MAX_CAPACITY = {
+    "connections": 2**21,
+    "persistence": 2**21,
+    "services": 2**16,
+    "backends": 2**17,
+    "marks": 2**18,
+}
 
 
 class Family(enum.StrEnum):

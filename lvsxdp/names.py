@@ -100,10 +100,9 @@ def parse_backend_name(text: str) -> tuple[Address, int | None]:
     if text.startswith("[") or text.count(":") == 1:
         host, _, port = text.rpartition(":")
         return _within(text, _parse_bracketed, host), _within(text, parse_port, port)
-    try:
-        return parse_host(text), None
-    except ConfigError as err:
-        raise ConfigError(f"{err} ({_BACKEND_FORMS})") from None
+    if not re.search(r"[.:]", text):
+        raise ConfigError(f"{quote(text)} is not a backend ({_BACKEND_FORMS})")
+    return parse_host(text), None
 
 
 def _parse_bracketed(host: str) -> Address:

@@ -16,8 +16,12 @@ from collections.abc import Collection
 HEAD = re.compile(r"^services:[ ]*(?:#.*)?\n", re.MULTILINE)
 FIRST = re.compile(r"(?:[ ]*(?:#.*)?\n)*( *)- ")
 NEXT_KEY = re.compile(r"\n[^\s#-]")
-# Anchors, aliases, tags, tabs, further documents, directives: what one piece may mean to another.
-ELSEWHERE = ("&", "*", "!", "\t", "\r", "\n---", "\n...", "\n%")
+# Anchors, aliases, tags, tabs, line breaks of other kinds, further documents, directives: what one
+# piece may mean to another.
+ELSEWHERE = (
+    *("&", "*", "!", "\t", "\r", "\x85", "\u2028", "\u2029"),
+    *("\n---", "\n...", "\n%"),
+)
 # Scalars of several lines.
 LONG = re.compile(r"[|>][-+0-9]*[ ]*(?:#.*)?$", re.MULTILINE)
 DIGEST_BYTES = 12

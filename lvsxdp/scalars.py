@@ -33,6 +33,9 @@ MAX_PORT = 65535
 MAX_VLAN = 4094
 MAX_INTERFACE = 15
 MAX_NAMED = 16
+MAX_QUOTED = 60
+MAX_SECONDS = 86400
+MIN_INTERVAL = 0.1
 
 _SCHEDULERS_LATER = ("lc", "lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
 _FLAGS_LATER = ("mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3")
@@ -43,8 +46,10 @@ T = TypeVar("T")
 
 
 def quote(text: str) -> str:
-    """The text in double quotes, with control characters escaped."""
-    return json.dumps(text, ensure_ascii=False)
+    """The text in double quotes: long text cut short, and escaped what a terminal would act on."""
+    shown = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+    plain = json.dumps(shown, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in plain)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -91,6 +96,35 @@ def parse_weight(text: str) -> int:
 def parse_timeout(text: str) -> int:
     """The seconds of persistence."""
     return parse_whole(text, "a timeout in whole seconds", 1, MAX_PERSISTENCE)
+
+
+def parse_persistence(text: str) -> int:
+    """The seconds of persistence, where true and false could stand as well."""
+    try:
+        return parse_timeout(text)
+    except ConfigError as err:
+        raise ConfigError(f"{err}, nor true or false") from None
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds to wait, with or without a fraction."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,9})?", text) or float(text) > MAX_SECONDS:
+        raise ConfigError(f"{quote(text)} is not a number of seconds (0 to {MAX_SECONDS})")
+    return float(text)
+
+
+def parse_interval(text: str) -> float:
+    """Seconds between what is done again and again."""
+    seconds = parse_seconds(text)
+    if seconds < MIN_INTERVAL:
+        what = f"an interval in seconds ({MIN_INTERVAL} to {MAX_SECONDS})"
+        raise ConfigError(f"{quote(text)} is not {what}")
+    return seconds
+
+
+def parse_confirmation(text: str) -> int:
+    """The seconds in which a change has to be confirmed."""
+    return parse_whole(text, "a number of whole seconds", 1, MAX_SECONDS)
 
 
 def parse_timeout_or_none(text: str) -> int:
@@ -175,10 +209,15 @@ BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 def parse_address(text: str) -> Address:
     """An IPv4 or IPv6 address without a zone."""
+    return _address_in(text, text, "an IPv4 or IPv6 address (192.0.2.10, 2001:db8::10)")
+
+
+def _address_in(text: str, part: str, what: str) -> Address:
+    """The address that part of a text is, which is to be `what`."""
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(part)
     except ValueError:
-        raise ConfigError(f"{quote(text)} is not an IPv4 or IPv6 address") from None
+        raise ConfigError(f"{quote(text)} is not {what}") from None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         raise ConfigError(f"{quote(text)} has a zone; leave out %{address.scope_id}")
     return address
@@ -187,6 +226,7 @@ def parse_address(text: str) -> Address:
 def parse_host(text: str) -> Address:
     """An address that a service or a backend may have: unicast, and not of one link alone."""
     address = parse_address(text)
+    _refuse_mapped(text, address)
     unfit = _why_no_host(address)
     if unfit:
         raise ConfigError(f"{quote(text)} is {unfit}; a service or backend needs a unicast address")
@@ -206,17 +246,25 @@ def _why_no_host(address: Address) -> str:
         return ""
     if address.is_link_local:
         return "a link-local address"
-    if address.ipv4_mapped:
-        return f"the IPv4 address {address.ipv4_mapped} in IPv6 writing"
     return ""
+
+
+def _refuse_mapped(text: str, address: Address) -> None:
+    """Refuses ::ffff:192.0.2.1, which no packet has: those of that client are IPv4."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        plain = address.ipv4_mapped
+        raise ConfigError(f"{quote(text)} is an IPv4 address in IPv6 writing; write {plain}")
 
 
 def parse_network(text: str) -> Network:
     """An address, or a prefix such as 192.0.2.0/24 without bits below it."""
     address, slash, length = text.partition("/")
+    what = "an address or prefix (192.0.2.10, 192.0.2.0/24, 2001:db8::/32)"
     if slash and not re.fullmatch(r"0|[1-9][0-9]{0,2}", length):
-        raise ConfigError(f"{quote(text)} is not an address or prefix (192.0.2.0/24)")
-    host = parse_address(address)
+        raise ConfigError(f"{quote(text)} is not {what}")
+    host = _address_in(text, address, what)
+    if not slash:
+        _refuse_mapped(text, host)
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:

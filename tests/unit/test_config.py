@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import pathlib
 
@@ -13,6 +14,7 @@ from lvsxdp import checks, config, dumping
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
     ANY_PORT,
+    MAX_CAPACITY,
     MAX_MARK,
     MAX_PERSISTENCE,
     MAX_WEIGHT,
@@ -271,9 +273,14 @@ def test_text_in_quotes_is_never_a_trap() -> None:
 # ---- faults: place, value, remedy ----
 
 SCHEDULERS = "(rr, wrr, wlc, sh)"
+ADDRESSES = "(192.0.2.10, 2001:db8::10)"
+NETWORKS = "(192.0.2.10, 192.0.2.0/24, 2001:db8::/32)"
 
 FAULTS = {
     # documents and syntax
+    "interfaces: []\n# \x07": "f:2: the character U+0007 has no place in YAML; leave it out",
+    "marks:\n- " + "- " * 1000: "f:2: lists and mappings are nested more than 32 deep;"
+    " a configuration needs 6",
     "": "f:1: the file is empty; {} is a configuration of nothing",
     "# nothing\n": "f:1: the file is empty; {} is a configuration of nothing",
     "- a": "f:1: a list stands where a mapping belongs,"
@@ -284,9 +291,8 @@ FAULTS = {
     "marks:\n\t- {mark: 1}": "f:2: there is a tab; YAML is indented with spaces",
     "a: b: c": "f:1: this is not YAML, column 5: mapping values are not allowed here",
     "a: *b": "f:1: this is not YAML, column 4: found undefined alias 'b'",
-    "[" * 5000: "f:1: lists and mappings are nested too deeply",
-    "a: \x00": "f:1: this is not YAML: unacceptable character #x0000: special characters are not"
-    ' allowed in "<unicode string>", position 3',
+    "[" * 5000: "f:1: lists and mappings are nested more than 32 deep; a configuration needs 6",
+    "a: \x00": "f:1: the character U+0000 has no place in YAML; leave it out",
     # keys
     "service: []": "f:1: service: is no key here; did you mean services?",
     "zzz: 1": "f:1: zzz: is no key here;"
@@ -298,6 +304,24 @@ FAULTS = {
     "settings:\n  require_local: 1\n  require_local: 0": "f:2: settings.require_local:"
     " is given again in line 3; YAML would keep only the last, leave one out",
     rule("ports: [1], port: 2"): "f:1: marks[0].ports: stands beside port; put all into ports",
+    "Interface: 1": "f:1: Interface: is no key here; did you mean interfaces?",
+    'marks: []\n"marks[0]": 1': 'f:2: "marks[0]": is no key here; did you mean marks?',
+    '"\\e[31m": 1': r'f:1: "\u001b[31m": is no key here;'
+    " there is interfaces, marks, services, settings, capacity, features",
+    '"": 1': 'f:1: "": is no key here;'
+    " there is interfaces, marks, services, settings, capacity, features",
+    backend("<<: {weight: 1}"): 'f:1: services[0].backends[0]."<<": is no key here;'
+    " merge keys do not work, write out what is meant",
+    "capacity: {services: 1,024}": "f:1: capacity.024: is no key here; a number has no comma;"
+    " there is connections, persistence, services, backends, marks",
+    # tags
+    "services: !!python/object:os.system []": "f:1: services:"
+    ' the tag "!!python/object:os.system" means nothing here; leave it out',
+    "settings: !mine {}": 'f:1: settings: the tag "!mine" means nothing here; leave it out',
+    service("mark: 1, family: !mine ipv4"): "f:1: services[0].family:"
+    ' the tag "!mine" means nothing here; leave it out',
+    service("mark: 1, family: ipv4, name: !!binary aGk="): "f:1: services[0].name:"
+    ' the tag "!!binary" means nothing here; leave it out',
     # shapes
     "services:": "f:1: services: nothing stands where a list belongs; an empty list is []",
     "services: {name: a}": "f:1: services: a mapping stands where a list belongs;"
@@ -349,6 +373,13 @@ FAULTS = {
     " (0 to 2147483647); YAML reads it as nothing",
     backend("weight: !!int x"): 'f:1: services[0].backends[0].weight: "x" is not a weight'
     " (0 to 2147483647); YAML reads it as a malformed int",
+    backend(f"weight: 0x{'f' * 5000}"): f'f:1: services[0].backends[0].weight: "0x{"f" * 58}..."'
+    " is not a weight (0 to 2147483647); YAML reads it as a malformed int",
+    service(r'mark: 1, family: "a\u202eb\ud800"'): r'f:1: services[0].family: "a\u202eb\ud800"'
+    " is not a family (ipv4, ipv6)",
+    service("mark: 65,536, family: ipv4"): "f:1: services[0].536: is no key here; a number has no"
+    " comma; there is name, mark, family, protocol, address, port, scheduler, flags, persistence,"
+    " forward, backends",
     # interfaces
     "interfaces: [a/b]": 'f:1: interfaces[0]: "a/b" is not an interface\'s name'
     " (1 to 15 bytes without white space, / and :)",
@@ -374,16 +405,31 @@ FAULTS = {
     rule("source: 10.0.0.0/33"): 'f:1: marks[0].source: "10.0.0.0/33":'
     " a prefix is 0 to 32 bits long",
     rule("source: 10.0.0.0/255.0.0.0"): 'f:1: marks[0].source: "10.0.0.0/255.0.0.0" is not an'
-    " address or prefix (192.0.2.0/24)",
-    rule("source: example.org"): 'f:1: marks[0].source: "example.org" is not an IPv4 or IPv6'
-    " address",
+    f" address or prefix {NETWORKS}",
+    rule("source: example.org"): 'f:1: marks[0].source: "example.org" is not an address'
+    f" or prefix {NETWORKS}",
     rule('source: "2001:db8::/32"'): "f:1: marks[0].sources: ipv6 beside addresses of ipv4;"
     " a packet has one family, write a rule for each",
+    rule("source: /24"): f'f:1: marks[0].source: "/24" is not an address or prefix {NETWORKS}',
+    rule("source: any"): f'f:1: marks[0].source: "any" is not an address or prefix {NETWORKS}',
+    rule('source: "2001:db8::1%a/64"'): 'f:1: marks[0].source: "2001:db8::1%a/64" has a zone;'
+    " leave out %a",
+    rule('source: "::ffff:192.0.2.1"'): 'f:1: marks[0].source: "::ffff:192.0.2.1" is an IPv4'
+    " address in IPv6 writing; write 192.0.2.1",
+    "marks: [{mark: 1, addresses: []}]": "f:1: marks[0].addresses: the list is empty;"
+    " write any where nothing is to be compared",
+    "marks: [{mark: 1, address: [192.0.2.1, any]}]": 'f:1: marks[0].address[1]: "any" stands in a'
+    " list; it says all by itself, addresses: any",
+    rule("ports: [any]"): 'f:1: marks[0].ports[0]: "any" stands in a list; it says all by itself,'
+    " ports: any",
+    rule("interface: a b"): 'f:1: marks[0].interface: "a b" is not an interface\'s name'
+    " (1 to 15 bytes without white space, / and :)",
+    rule("vlan: 0"): 'f:1: marks[0].vlan: "0" is not a VLAN id (1 to 4094)',
     rule("source_mac: 02-00-00-00-00-01"): 'f:1: marks[0].source_mac: "02-00-00-00-00-01" is not'
     " a MAC address (02:00:00:00:00:01)",
     rule("vlan: 4095"): 'f:1: marks[0].vlan: "4095" is not a VLAN id (1 to 4094)',
     "capacity: {marks: 1}\nmarks: [{mark: 0, address: any}, {mark: 0, address: any, vlan: 1}]": (
-        "f:1: capacity.marks: 1 is too few for 2 marks; raise it"
+        "f:1: capacity.marks: 1 is too few for 2 marks; raise it to 2 or more"
     ),
     # a service's key
     service("name: a"): "f:1: services[0]: a service needs a mark, or protocol, address and port",
@@ -430,14 +476,18 @@ FAULTS = {
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
     ' "masq" is not a forwarding method (dr)',
     # persistence
+    service("mark: 1, family: ipv4, persistence: none"): "f:1: services[0].persistence:"
+    ' "none" is not a timeout in whole seconds (1 to 2678400), nor true or false',
     service("mark: 1, family: ipv4, persistence: 0"): "f:1: services[0].persistence:"
-    ' "0" is not a timeout in whole seconds (1 to 2678400)',
+    ' "0" is not a timeout in whole seconds (1 to 2678400), nor true or false',
     service("mark: 1, family: ipv4, persistence: 2678401"): "f:1: services[0].persistence:"
-    ' "2678401" is not a timeout in whole seconds (1 to 2678400)',
+    ' "2678401" is not a timeout in whole seconds (1 to 2678400), nor true or false',
     service("mark: 1, family: ipv4, persistence: 1.5"): "f:1: services[0].persistence:"
-    ' "1.5" is not a timeout in whole seconds (1 to 2678400); YAML reads it as a float, 1.5',
+    ' "1.5" is not a timeout in whole seconds (1 to 2678400), nor true or false;'
+    " YAML reads it as a float, 1.5",
     service("mark: 1, family: ipv4, persistence: 10:00"): "f:1: services[0].persistence:"
-    ' "10:00" is not a timeout in whole seconds (1 to 2678400); YAML reads it as 600',
+    ' "10:00" is not a timeout in whole seconds (1 to 2678400), nor true or false;'
+    " YAML reads it as 600",
     service("mark: 1, family: ipv4, persistence: [1]"): "f:1: services[0].persistence:"
     " a list stands where a mapping belongs, with keys of: timeout, netmask, expiry",
     service("mark: 1, family: ipv4, persistence: {netmask: 33}"): "f:1: services[0].persistence."
@@ -449,6 +499,12 @@ FAULTS = {
     service("mark: 1, family: ipv4, persistence: {expiry: soon}"): "f:1: services[0].persistence."
     'expiry: "soon" is not an expiry (ipvs, strict)',
     # backends
+    backend("weight: -1"): 'f:1: services[0].backends[0].weight: "-1" is not a weight'
+    " (0 to 2147483647)",
+    service("mark: 1, family: ipv4, backends: [{address: 10.0.0.1/32}]"): "f:1: services[0]."
+    f'backends[0].address: "10.0.0.1/32" is not an IPv4 or IPv6 address {ADDRESSES}',
+    service('mark: 1, family: ipv4, backends: [{address: "::ffff:192.0.2.1"}]'): "f:1: services[0]."
+    'backends[0].address: "::ffff:192.0.2.1" is an IPv4 address in IPv6 writing; write 192.0.2.1',
     service("mark: 1, family: ipv4, backends: [{weight: 1}]"): "f:1: services[0].backends[0]:"
     " a backend needs an address",
     backend("weight: 2147483648"): 'f:1: services[0].backends[0].weight: "2147483648" is not a'
@@ -475,6 +531,9 @@ FAULTS = {
     "services:\n- {name: a, mark: 1, family: ipv4}\n- {name: a, mark: 2, family: ipv4}": "f:3:"
     " services[1].name: a is already services[0].name; each may stand there once",
     # settings, capacity and features
+    "capacity: {backends: 1}\nservices: [{mark: 1, backends: [{address: 10.0.0.1},"
+    " {address: 10.0.0.2}]}]": "f:1: capacity.backends: 1 is too few for 2 backends;"
+    " raise it to 2 or more",
     "features: some": 'f:1: features: "some" is not a choice of features (used, all)',
     "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a connection'
     " reuse mode (0 to 3)",
@@ -485,7 +544,7 @@ FAULTS = {
     "capacity: {backends: 0}": 'f:1: capacity.backends: "0" is not a number of entries'
     " (1 to 131072)",
     "capacity: {services: 1}\nservices: [{mark: 1, family: ipv4}, {mark: 2, family: ipv4}]": "f:1:"
-    " capacity.services: 1 is too few for 2 services; raise it",
+    " capacity.services: 1 is too few for 2 services; raise it to 2 or more",
 }
 
 
@@ -518,7 +577,6 @@ def test_a_scheduler_of_ipvs_that_is_not_there_yet_is_told_apart_from_a_wrong_on
         ("::1", "a loopback address"),
         ("ff02::1", "a multicast address"),
         ("fe80::1", "a link-local address"),
-        ("::ffff:192.0.2.1", "the IPv4 address 192.0.2.1 in IPv6 writing"),
     ],
 )
 def test_neither_a_service_nor_a_backend_may_have_an_address_that_is_not_unicast(
@@ -701,6 +759,29 @@ def test_an_illegal_configuration_of_values_is_refused_with_all_its_faults() -> 
     )
 
 
+def test_what_runs_is_told_that_its_tables_are_as_large_as_they_are() -> None:
+    full = Config(services=(Service(MarkKey(1, Family.IPV4)),), capacity=Capacity(services=1))
+    more = dataclasses.replace(full, services=(*full.services, Service(MarkKey(2, Family.IPV4))))
+    with pytest.raises(ConfigError) as caught:
+        checks.check(more, full)
+    assert caught.value.problems == (
+        "capacity.services: 1 is too few for 2 services;"
+        " save, raise it to 2 or more, detach --all, attach -c",
+    )
+
+
+def test_more_than_a_table_can_ever_hold_is_not_told_to_raise_it() -> None:
+    most = MAX_CAPACITY["backends"]
+    crowd = Service(MarkKey(1, Family.IPV4), backends=(Backend(ip("10.0.0.1")),) * (most + 1))
+    full = Config(services=(crowd,), capacity=Capacity(backends=most))
+    with pytest.raises(ConfigError) as caught:
+        checks.check(full, full)
+    assert caught.value.problems == (
+        "capacity.backends: 131072 is too few for 131073 backends;"
+        " 131072 is the most, leave some out",
+    )
+
+
 # ---- dump ----
 
 
@@ -814,11 +895,13 @@ def test_a_backends_name_is_an_address_and_perhaps_a_port(text: str, name: objec
     ("text", "told"),
     [
         ("10.0.0.1:x", '"10.0.0.1:x": "x" is not a port (1 to 65535)'),
-        ("[2001:db8::1:80", '"[2001:db8::1:80": "[2001:db8::1" is not an IPv4 or IPv6 address'),
+        (
+            "[2001:db8::1:80",
+            f'"[2001:db8::1:80": "[2001:db8::1" is not an IPv4 or IPv6 address {ADDRESSES}',
+        ),
         (
             "web1",
-            '"web1" is not an IPv4 or IPv6 address'
-            " (10.0.0.11, 10.0.0.11:80, 2001:db8::11, [2001:db8::11]:80)",
+            '"web1" is not a backend (10.0.0.11, 10.0.0.11:80, 2001:db8::11, [2001:db8::11]:80)',
         ),
     ],
 )

@@ -14,6 +14,7 @@ from lvsxdp import config, dumping, pieces
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import Config, Service
 from tests.unit.strategies import CONFIGS
+from tests.unit.test_config import FAULTS
 
 FILE = """\
 # what we balance
@@ -100,6 +101,32 @@ def test_what_is_wrong_or_out_of_the_way_is_told_as_of_the_whole_file(old: str, 
     assert outcome(lambda: config.load_beside(after, "f", before)[:2]) == outcome(
         lambda: config.load(after, "f")
     )
+
+
+LARGE = "services:\n" + "".join(
+    f"- name: s{n}\n  mark: {n}\n  backends:\n  - {{address: 10.0.0.{n}}}\n" for n in range(1, 41)
+)
+OF_A_SERVICE = [text for text in FAULTS if text.startswith("services: [{")]
+
+
+def test_every_fault_of_a_service_is_told_alike_amid_many_that_are_known() -> None:
+    assert len(OF_A_SERVICE) > 50
+    before = known(LARGE)
+    for text in OF_A_SERVICE:
+        bad = text.removeprefix("services: [").removesuffix("]")
+        after = LARGE.replace("- name: s20\n", f"- {bad}\n- name: s20\n")
+        with pytest.raises(ConfigError) as whole:
+            config.load(after, "f")
+        with pytest.raises(ConfigError) as beside:
+            config.load_beside(after, "f", before)
+        assert beside.value.problems == whole.value.problems
+        assert whole.value.problems[0].startswith("f:78: services[19]")
+
+
+def test_a_line_break_of_another_kind_is_no_way_to_hide_a_service() -> None:
+    assert pieces.split(LARGE) is not None
+    for character in "\x85\u2028\u2029":
+        assert pieces.split(LARGE.replace("name: s7", f"name: s7 # {character}")) is None
 
 
 def test_a_service_that_one_is_warned_of_is_read_each_time() -> None:
