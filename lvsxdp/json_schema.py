@@ -20,16 +20,20 @@ from lvsxdp.model import (
     Scheduler,
     SchedulerFlag,
 )
-from lvsxdp.scalars import MAX_PORT, MAX_VLAN
+from lvsxdp.scalars import MAX_INTERFACE, MAX_PORT, MAX_VLAN
 
 Schema = dict[str, Any]
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-DIGITS = "^[0-9]+$"
-PORTS = "^[0-9]+(-[0-9]+)?$"
+DIGITS = "^(0|[1-9][0-9]*)$"
+PORTS = "^[1-9][0-9]*(-[1-9][0-9]*)?$"
 MAC = "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"
-SWITCH: Schema = {"enum": [True, False, 1, 0, "true", "false", "yes", "no", "on", "off", "1", "0"]}
-TEXT: Schema = {"type": "string", "minLength": 1}
+SWITCHES: list[Any] = [True, False, "yes", "no", "on", "off"]
+SWITCH: Schema = {"enum": [*SWITCHES, 1, 0, "true", "false", "1", "0"]}
+HOST: Schema = {"type": "string", "pattern": "^[0-9A-Fa-f.:]+$"}
+NETWORK: Schema = {"type": "string", "pattern": "^[0-9A-Fa-f.:]+(/[0-9]+)?$"}
+INTERFACE: Schema = {"type": "string", "pattern": f"^[^\\s/:]{{1,{MAX_INTERFACE}}}$"}
+NAME: Schema = {"type": "string", "pattern": "^[^-:\\s][^:\\s]*$"}
 ANY: Schema = {"const": "any"}
 
 
@@ -40,17 +44,29 @@ def json_schema(max_capacity: dict[str, int]) -> Schema:
         "title": "lvsxdp configuration",
         **_mapping(
             {
-                "interfaces": _one_or_more(TEXT),
-                "marks": {"type": "array", "items": _rule()},
-                "services": {"type": "array", "items": _service()},
-                "settings": _settings(),
-                "capacity": _mapping(
-                    {name: _whole(1, most) for name, most in max_capacity.items()}
+                "interfaces": _about("Where the programs are attached.", _one_or_more(INTERFACE)),
+                "marks": _about(
+                    "Mark rules: the first that a packet matches gives it its mark.",
+                    {"type": "array", "items": _rule()},
                 ),
-                "features": _choice(Features),
+                "services": _about(
+                    "What clients reach, by mark or by address.",
+                    {"type": "array", "items": _service()},
+                ),
+                "settings": _about("What holds for all services.", _settings()),
+                "capacity": _about("How large the tables are.", _capacity(max_capacity)),
+                "features": _about(
+                    "What is compiled into the programs: what is used (default), or all.",
+                    _choice(Features),
+                ),
             }
         ),
     }
+
+
+def _about(text: str, schema: Schema) -> Schema:
+    """The schema with what an editor shows of it."""
+    return {"description": text, **schema}
 
 
 def _mapping(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
@@ -73,65 +89,119 @@ def _choice(names: type[enum.StrEnum]) -> Schema:
 
 
 def _one_or_more(item: Schema, least: int = 0) -> Schema:
-    return {"anyOf": [item, {"type": "array", "items": item, "minItems": least}]}
+    several = {"type": "array", "items": item, "minItems": least, "uniqueItems": True}
+    return {"anyOf": [item, several]}
+
+
+def _capacity(most: dict[str, int]) -> Schema:
+    texts = {
+        "connections": "Connections, of IPv4 and IPv6 each; by default what the memory allows.",
+        "persistence": "Persistence entries, of IPv4 and IPv6 each; by default as connections.",
+        "services": "Services; 1024 by default.",
+        "backends": "Backends of all services together; 4096 by default.",
+        "marks": "Mark rules; 4096 by default.",
+    }
+    return _mapping({name: _about(texts[name], _whole(1, high)) for name, high in most.items()})
 
 
 def _rule() -> Schema:
     port = {"anyOf": [_whole(1, MAX_PORT), {"type": "string", "pattern": PORTS}]}
     mac = {"type": "string", "pattern": MAC}
-    several = {
-        ("protocol", "protocols"): _one_or_more(_choice(Protocol), 1),
-        ("address", "addresses"): _one_or_more(TEXT, 1),
-        ("port", "ports"): {"anyOf": [*_one_or_more(port, 1)["anyOf"], ANY]},
-        ("source", "sources"): _one_or_more(TEXT, 1),
-        ("source_mac", "source_macs"): _one_or_more(mac, 1),
-        ("interface", "interfaces"): _one_or_more(TEXT, 1),
-        ("vlan", "vlans"): _one_or_more(_whole(1, MAX_VLAN), 1),
+    several = (
+        ("protocol", "protocols", "tcp, udp or sctp", _one_or_more(_choice(Protocol), 1)),
+        ("address", "addresses", "The destination; any is every one", _or_any(NETWORK)),
+        ("port", "ports", "The destination port, or a range such as 20-21", _or_any(port)),
+        ("source", "sources", "The client's address or prefix", _one_or_more(NETWORK, 1)),
+        ("source_mac", "source_macs", "The sender on the link", _one_or_more(mac, 1)),
+        ("interface", "interfaces", "Where the packet arrives", _one_or_more(INTERFACE, 1)),
+        ("vlan", "vlans", "The VLAN id", _one_or_more(_whole(1, MAX_VLAN), 1)),
+    )
+    conditions = {
+        key: _about(f"{text}: one value, or a list of which one has to fit.", schema)
+        for *keys, text, schema in several
+        for key in keys
     }
-    conditions = {key: schema for keys, schema in several.items() for key in keys}
-    rule = _mapping({"mark": _whole(0, MAX_MARK), **conditions}, ("mark",))
-    return {**rule, "anyOf": [{"required": ["address"]}, {"required": ["addresses"]}]}
+    mark = _about("The mark that the rule gives; 0 leaves packets alone.", _whole(0, MAX_MARK))
+    rule = _mapping({"mark": mark, **conditions}, ("mark",))
+    either = [{"not": {"required": keys}} for *keys, _, _ in several]
+    addressed = {"anyOf": [{"required": ["address"]}, {"required": ["addresses"]}]}
+    return {**rule, "allOf": [addressed, *either]}
+
+
+def _or_any(item: Schema) -> Schema:
+    return {"anyOf": [*_one_or_more(item, 1)["anyOf"], ANY]}
 
 
 def _service() -> Schema:
     service = _mapping(
         {
-            "name": TEXT,
-            "mark": _whole(1, MAX_MARK),
-            "family": _choice(Family),
-            "protocol": {"enum": [str(Protocol.TCP), str(Protocol.UDP)]},
-            "address": TEXT,
-            "port": {"anyOf": [_whole(1, MAX_PORT), ANY]},
-            "scheduler": _choice(Scheduler),
-            "flags": _one_or_more(_choice(SchedulerFlag)),
-            "persistence": _persistence(),
-            "forward": _choice(Forward),
-            "backends": {"type": "array", "items": _backend()},
+            "name": _about("What the command line may call it.", NAME),
+            "mark": _about("It serves packets of this mark.", _whole(1, MAX_MARK)),
+            "family": _about("Of a mark service; by default its backends'.", _choice(Family)),
+            "protocol": _about(
+                "With address and port, in place of a mark.",
+                {"enum": [str(Protocol.TCP), str(Protocol.UDP)]},
+            ),
+            "address": _about("The address that clients reach.", HOST),
+            "port": _about(
+                "The port that clients reach; any needs persistence.",
+                {"anyOf": [_whole(1, MAX_PORT), ANY]},
+            ),
+            "scheduler": _about("How a backend is chosen; by default wlc.", _choice(Scheduler)),
+            "flags": _about("Of scheduler sh.", _one_or_more(_choice(SchedulerFlag))),
+            "persistence": _about(
+                "How long a client keeps its backend: seconds, true (360), or a mapping.",
+                _persistence(),
+            ),
+            "forward": _about("How packets reach its backends.", _choice(Forward)),
+            "backends": _about(
+                "The machines behind it; schedulers walk the list from the last to the first.",
+                {"type": "array", "items": _backend()},
+            ),
         }
     )
-    by_address = {"required": ["protocol", "address", "port"]}
-    return {**service, "oneOf": [{"required": ["mark"]}, by_address]}
+    address = ("protocol", "address", "port")
+    by_mark = {"required": ["mark"], "properties": dict.fromkeys(address, False)}
+    by_address = {"required": list(address), "properties": {"mark": False, "family": False}}
+    return {**service, "oneOf": [by_mark, by_address]}
 
 
 def _persistence() -> Schema:
     timeout = _whole(1, MAX_PERSISTENCE)
-    netmask = {"anyOf": [_whole(0, 128), TEXT]}
-    whole = _mapping({"timeout": timeout, "netmask": netmask, "expiry": _choice(Expiry)})
-    return {"anyOf": [SWITCH, timeout, whole]}
+    netmask = {"anyOf": [_whole(0, 128), {"type": "string", "pattern": "^[0-9.]+$"}]}
+    whole = _mapping(
+        {
+            "timeout": _about("Seconds; 360 by default.", timeout),
+            "netmask": _about("Clients that are one: 255.255.255.0, 24, 64.", netmask),
+            "expiry": _about(
+                "ipvs (default): renewed while connections live; strict: ends at its time.",
+                _choice(Expiry),
+            ),
+        }
+    )
+    # 1 and 0 are seconds here
+    return {"anyOf": [{"enum": SWITCHES}, timeout, whole]}
 
 
 def _backend() -> Schema:
     fields = {
-        "address": TEXT,
-        "port": _whole(1, MAX_PORT),
-        "weight": _whole(0, MAX_WEIGHT),
-        "forward": _choice(Forward),
-        "draining": SWITCH,
+        "address": _about("An address of the service's family.", HOST),
+        "port": _about("Only where it is the service's own.", _whole(1, MAX_PORT)),
+        "weight": _about("Its share; 0 takes no new clients. By default 1.", _whole(0, MAX_WEIGHT)),
+        "forward": _about(
+            "How packets reach it; by default as the service says.", _choice(Forward)
+        ),
+        "draining": _about("Whether it gets no new connections at all.", SWITCH),
     }
     return _mapping(fields, ("address",))
 
 
 def _settings() -> Schema:
-    switches = ("expire_nodest_conn", "expire_quiescent_template", "require_local")
-    fields = {name: SWITCH for name in switches}
-    return _mapping({**fields, "conn_reuse_mode": _whole(0, 3)})
+    switches = {
+        "expire_nodest_conn": "Connections to a removed backend are reset or move (default).",
+        "expire_quiescent_template": "Clients of a backend of weight 0 go elsewhere.",
+        "require_local": "Only addresses that this host has now are balanced (default).",
+    }
+    fields = {name: _about(text, SWITCH) for name, text in switches.items()}
+    mode = _about("0 to 3, as in IPVS; 1 by default.", _whole(0, 3))
+    return _mapping({**fields, "conn_reuse_mode": mode})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lvsxdp.errors import ConfigError
 from lvsxdp.json_schema import json_schema
 from lvsxdp.model import Config
 from tests.unit.strategies import CONFIGS
+from tests.unit.test_config import FAULTS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCHEMA = json_schema(config.MAX_CAPACITY)
@@ -35,6 +38,23 @@ def test_it_takes_every_file_that_is_written(wanted: Config) -> None:
     assert holds(yaml.safe_load(dumping.dump(wanted)) or {})
 
 
+def described(schema: Any) -> Iterator[tuple[str, bool]]:
+    """Every key of the schema's mappings, and whether it says what the key is for."""
+    if isinstance(schema, dict):
+        for key, about in schema.get("properties", {}).items():
+            if about is not False:
+                yield key, bool(about.get("description", "").endswith("."))
+    for part in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(part, dict | list):
+            yield from described(part)
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    told = dict(described(SCHEMA))
+    assert {"interfaces", "source_macs", "expiry", "draining", "require_local"} <= told.keys()
+    assert [key for key, is_told in told.items() if not is_told] == []
+
+
 BACKENDS = "backends: [{address: 10.0.0.1}]"
 LEGAL = {
     "one interface": "interfaces: eth0",
@@ -42,6 +62,19 @@ LEGAL = {
     "lists of them": "marks: [{mark: 0, addresses: [192.0.2.1], ports: [80, 20-21]}]",
     "any port": "marks: [{mark: 0, address: any, port: any}]",
     "persistence as true": f"services: [{{mark: 1, persistence: true, {BACKENDS}}}]",
+    "persistence as false": f"services: [{{mark: 1, persistence: false, {BACKENDS}}}]",
+    "persistence as one second": f"services: [{{mark: 1, persistence: 1, {BACKENDS}}}]",
+    "a mask of any bits": (
+        f"services: [{{mark: 1, persistence: {{netmask: 255.0.255.0}}, {BACKENDS}}}]"
+    ),
+    "any port of an address": (
+        "services: [{protocol: udp, address: 192.0.2.1, port: any, persistence: true}]"
+    ),
+    "one flag": f"services: [{{mark: 1, scheduler: sh, flags: sh-port, {BACKENDS}}}]",
+    "a name": f"services: [{{name: 'on-1', mark: 1, {BACKENDS}}}]",
+    "a list of interfaces": "interfaces: [eth0.5, 'on']",
+    "prefixes": "marks: [{mark: 0, address: 192.0.2.0/24, source: '198.51.100.0/24'}]",
+    "nothing": "{}",
     "persistence as seconds": f"services: [{{mark: 1, persistence: 60, {BACKENDS}}}]",
     "a netmask as a number": f"services: [{{mark: 1, persistence: {{netmask: 24}}, {BACKENDS}}}]",
     "a number in quotes": f"services: [{{mark: '1', {BACKENDS}}}]",
@@ -75,6 +108,12 @@ WRONG = {
     "a rule without a mark": "marks: [{address: any}]",
     "a rule without an address": "marks: [{mark: 1}]",
     "a condition of nothing": "marks: [{mark: 1, addresses: [192.0.2.1], sources: []}]",
+    "a value twice": "marks: [{mark: 1, addresses: [192.0.2.1], vlans: [1, 1]}]",
+    "persistence of 0 seconds": f"services: [{{mark: 1, persistence: 0, {BACKENDS}}}]",
+    "persistence in other words": f"services: [{{mark: 1, persistence: 'true', {BACKENDS}}}]",
+    "a name with a space": f"services: [{{name: a b, mark: 1, {BACKENDS}}}]",
+    "an interface with a slash": "interfaces: [a/b]",
+    "a name in place of an address": "services: [{mark: 1, backends: [{address: web1}]}]",
     "a list of marks": "marks: {mark: 1}",
     "a MAC that is none": "marks: [{mark: 1, address: any, source_mac: '02:00'}]",
     "a capacity of nothing": "capacity: {connections: 0}",
@@ -87,3 +126,24 @@ def test_neither_takes(text: str) -> None:
     with pytest.raises(ConfigError):
         config.load(text)
     assert not holds(yaml.safe_load(text))
+
+
+# What no schema can say: what YAML reads otherwise than it is written, and how values fit together.
+BEYOND = (
+    *("YAML reads it as", "is given again", "is already", "is too few", "the service is"),
+    *("needs persistence", "needs family", "belong to scheduler", "dr cannot change"),
+    *("beside addresses", "runs backwards", "1-65536", "beyond its prefix", "bits long"),
+    *("not an IPv4 netmask", "not an IPv6 netmask", "in IPv6 writing", "the tag"),
+    "merge keys",
+)
+
+
+def test_it_refuses_all_that_the_loader_does_but_how_values_fit_together() -> None:
+    taken = []
+    for text, fault in FAULTS.items():
+        with contextlib.suppress(yaml.YAMLError, ValueError):
+            tree = None if "nested" in fault else yaml.safe_load(text)
+            if tree is not None and holds(tree):
+                taken.append(fault)
+    assert len(taken) > 10
+    assert [fault for fault in taken if not any(part in fault for part in BEYOND)] == []
