@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
     Backend,
+    Capacity,
     Config,
     Expiry,
     MarkRule,
@@ -126,7 +127,11 @@ def _edit_persistence(service: Service, edits: Edits) -> Persistence | None:
             )
         return None
     if edits.netmask is not None:
-        kept = dataclasses.replace(kept, netmask=parse_netmask(edits.netmask, service.family))
+        try:
+            netmask = parse_netmask(edits.netmask, service.family)
+        except ConfigError as err:
+            raise ConfigError(f"service {service}: netmask: {err}") from None
+        kept = dataclasses.replace(kept, netmask=netmask)
     return dataclasses.replace(kept, expiry=edits.expiry or kept.expiry)
 
 
@@ -150,6 +155,7 @@ def add_service(config: Config, service: Service) -> Config:
     """The configuration with one service more, the last of its file."""
     if any(s.key == service.key for s in config.services):
         raise ConflictError(f"there is a service {service.key} already (service edit)")
+    _refuse_taken_name(config, service)
     return dataclasses.replace(config, services=(*config.services, service))
 
 
@@ -179,8 +185,15 @@ def _rule_place(config: Config, number: int) -> int:
     return number - 1
 
 
+def _refuse_taken_name(config: Config, service: Service) -> None:
+    for other in config.services if service.name is not None else ():
+        if other.name == service.name and other.key != service.key:
+            raise ConflictError(f'service {other.key} has the name "{other.name}" already')
+
+
 def replace_service(config: Config, service: Service) -> Config:
     """The configuration with one service exchanged for its new form."""
+    _refuse_taken_name(config, service)
     services = tuple(service if s.key == service.key else s for s in config.services)
     return dataclasses.replace(config, services=services)
 
@@ -219,12 +232,22 @@ def follow(
         persistence=wanted.capacity.persistence or running.capacity.persistence,
     )
     if capacity != running.capacity:
-        raise ConflictError("capacity cannot change while attached: detach --all, then attach")
+        differing = "; ".join(_capacity_lines(running.capacity, capacity))
+        raise ConflictError(
+            f"capacity cannot change while attached: detach --all, then attach ({differing})"
+        )
     named = wanted.interfaces
     stay = tuple(n for n in running.interfaces if n in named or not (detach and named))
     more = tuple(name for name in wanted.interfaces if name not in stay)
     wanted = dataclasses.replace(wanted, capacity=capacity, interfaces=(*stay, *more))
     return wanted if undrain else keep_drains(running, wanted)
+
+
+def _capacity_lines(old: Capacity, new: Capacity) -> Iterator[str]:
+    for field in dataclasses.fields(new):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before != after:
+            yield f"capacity.{field.name}: {before} runs, {after} is asked for"
 
 
 def kept_sources(sources: Mapping[str, str], read: Config, wanted: Config) -> dict[str, str]:

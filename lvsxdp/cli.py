@@ -17,6 +17,7 @@ from lvsxdp.command import (
     confirm_within,
     guarded,
     opened,
+    parsed,
     pass_options,
     say,
     session,
@@ -33,10 +34,24 @@ if TYPE_CHECKING:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lvsxdp")
 @click.option("--netns", metavar="NAME", help="Work in this network namespace (ip netns).")
-@click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for the lock.")
+@click.option(
+    "--wait",
+    default="10",
+    show_default=True,
+    metavar="SECONDS",
+    callback=parsed("parse_seconds"),
+    help="How long to wait for the lock.",
+)
 @click.pass_context
 def main(ctx: click.Context, netns: str | None, wait: float) -> None:
-    """Linux Virtual Server semantics at XDP speed: marks, persistence, schedulers."""
+    """Linux Virtual Server semantics at XDP speed: marks, persistence, schedulers.
+
+    Example: lvsxdp --netns lb --wait 30 status
+    """
+    if netns == "":
+        raise click.BadParameter(
+            "the name is empty; without --netns it is this one", ctx, param_hint="--netns"
+        )
     # of the very many objects of a large configuration, none is garbage before the command ends
     gc.disable()
     ctx.obj = Options(netns, wait)
@@ -47,9 +62,14 @@ def _read_text(path: Path) -> str:
 
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror}; name a file, or - for standard input") from err
+    try:
         return raw.decode()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: {err}") from err
+    except UnicodeDecodeError as err:
+        line = raw.count(b"\n", 0, err.start) + 1
+        what = f"byte 0x{raw[err.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise ConfigError(f"{path}:{line}: {what}") from err
 
 
 def _read_config(path: Path, text: str, known: dict[str, Service]) -> tuple[Config, dict[str, str]]:
@@ -124,6 +144,7 @@ def attach(
     names = interfaces or (loaded.interfaces if loaded else ())
     if not names:
         raise NotFoundError("no interface is named, here or under interfaces: in the file")
+    _refuse_repeats(names)
     with session(options) as (where, net):
         _lo_forwarding(set_sysctl)
         attaching.attach(
@@ -142,6 +163,12 @@ def attach(
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
     _ask_to_confirm(confirm)
+
+
+def _refuse_repeats(names: tuple[str, ...]) -> None:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise click.UsageError(f"interface {name} is named twice; leave one out")
 
 
 def _ask_to_confirm(seconds: int | None) -> None:
@@ -178,8 +205,9 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
     """
     from lvsxdp import attaching
 
-    if not (interfaces or everything or stale):
-        raise click.UsageError("name interfaces, or use --all or --stale")
+    if sum(map(bool, (interfaces, everything, stale))) != 1:
+        raise click.UsageError("name interfaces, or use --all or --stale: one of the three")
+    _refuse_repeats(interfaces)
     with session(options) as (where, net):
         if stale:
             gone = attaching.stale()
@@ -312,7 +340,14 @@ def _print_status(found: dict[str, Any]) -> None:
 
 
 @main.command()
-@click.option("--interval", default=5.0, show_default=True, help="Seconds between sweeps.")
+@click.option(
+    "--interval",
+    default="5",
+    show_default=True,
+    metavar="SECONDS",
+    callback=parsed("parse_interval"),
+    help="Time between sweeps, 0.1 to 86400.",
+)
 @click.option(
     "-c",
     "--config",

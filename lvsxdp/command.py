@@ -31,13 +31,16 @@ REMEDIES = {
 }
 
 
+def _with_exits(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**kwargs, "help": inspect.cleandoc(kwargs.get("help") or "") + EXITS}
+
+
 class Command(click.Command):
     """A command whose errors end the program with their exit code and no traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Adds the exit codes to the help text."""
-        kwargs["help"] = inspect.cleandoc(kwargs.get("help") or "") + EXITS
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **_with_exits(kwargs))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
@@ -61,6 +64,10 @@ class Group(click.Group):
 
     command_class = Command
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Adds the exit codes to the help text."""
+        super().__init__(*args, **_with_exits(kwargs))
+
 
 Group.group_class = Group
 
@@ -74,12 +81,6 @@ class Options:
 
 
 pass_options = click.make_pass_decorator(Options)
-confirm_within = click.option(
-    "--confirm",
-    type=click.IntRange(1, 86400),
-    metavar="SECONDS",
-    help="Undo it all after so many seconds, unless `lvsxdp confirm` comes first.",
-)
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 
 
@@ -92,12 +93,32 @@ def parsed(parser: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
         parse = getattr(scalars, parser)
         try:
             if isinstance(value, tuple):
-                return tuple(parse(one) for one in value)
+                return _each_once(parse, value)
             return None if value is None else parse(value)
         except LvsxdpError as err:
             raise click.BadParameter(str(err)) from err
 
     return callback
+
+
+def _each_once(parse: Callable[[str], Any], texts: tuple[str, ...]) -> tuple[Any, ...]:
+    from lvsxdp import scalars
+
+    values: list[Any] = []
+    for text in texts:
+        value = parse(text)
+        if value in values:
+            raise click.BadParameter(f"{scalars.quote(text)} is given twice; leave one out")
+        values.append(value)
+    return tuple(values)
+
+
+confirm_within = click.option(
+    "--confirm",
+    callback=parsed("parse_confirmation"),
+    metavar="SECONDS",
+    help="Undo it all after so many seconds (1 to 86400), unless `lvsxdp confirm` comes first.",
+)
 
 
 def waits_for_confirmation(where: Any) -> bool:

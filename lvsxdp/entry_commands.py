@@ -24,12 +24,18 @@ from lvsxdp.model import Network, Service
 
 @click.group(cls=Group)
 def persistence() -> None:
-    """Persistence entries: which client keeps which backend."""
+    """Persistence entries: which client keeps which backend.
+
+    Example: lvsxdp persistence list
+    """
 
 
 @click.group(cls=Group)
 def connection() -> None:
-    """Connections: which flow goes to which backend."""
+    """Connections: which flow goes to which backend.
+
+    Example: lvsxdp connection list
+    """
 
 
 def entry_filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,17 +210,20 @@ def persistence_delete(options: Options, service_name: str, client: str) -> None
 
 def _masked(found: Service, client: str) -> Network:
     """The client's address under the service's netmask, as a key holds it: one address."""
+    from lvsxdp import scalars
     from lvsxdp.errors import ConfigError
 
-    try:
-        address = ipaddress.ip_address(client.partition("/")[0])
-    except ValueError as err:
-        raise ConfigError(f'"{client}" is not an address') from err
+    text, slash, written = client.partition("/")
+    address = scalars.parse_address(text)
     if found.persistence is None:
         raise ConflictError(f"service {found} is not persistent")
     mask = found.persistence.netmask
     if mask.version != address.version:
-        raise ConfigError(f'"{client}" is not of the family of service {found}')
+        raise ConfigError(f'"{client}" is not a client of service {found}, which is {found.family}')
+    if slash and scalars.parse_netmask(written, found.family) != mask:
+        raise ConfigError(
+            f'"{client}": the netmask of service {found} is {mask}; leave /{written} out'
+        )
     return ipaddress.ip_network(type(address)(int(address) & int(mask)))
 
 

@@ -42,17 +42,26 @@ BACKEND_COLUMNS = (
 
 @click.group(cls=Group)
 def service() -> None:
-    """Services: what clients reach."""
+    """Services: what clients reach.
+
+    Example: lvsxdp service list
+    """
 
 
 @click.group(cls=Group)
 def backend() -> None:
-    """Backends: the machines behind a service."""
+    """Backends: the machines behind a service.
+
+    Example: lvsxdp backend list
+    """
 
 
 @click.group(cls=Group)
 def mark() -> None:
-    """Mark rules: which packets get which mark."""
+    """Mark rules: which packets get which mark.
+
+    Example: lvsxdp mark list
+    """
 
 
 @service.command("list")
@@ -235,6 +244,8 @@ def mark_add(options: Options, /, value: int, before: int | None, **conditions: 
 
     if not conditions["addresses"]:
         raise click.UsageError("a rule needs --address; --address any stands for every one")
+    if None in conditions["addresses"] and len(conditions["addresses"]) > 1:
+        raise click.UsageError("--address any stands for every one; leave out the others")
     if None in conditions["addresses"]:
         conditions["addresses"] = ()
     rule = MarkRule(value, **{name: given for name, given in conditions.items() if given})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from typing import Any
 
 import pytest
@@ -132,8 +133,22 @@ def test_a_file_may_begin_a_drain() -> None:
 
 def test_what_runs_cannot_change_its_capacity() -> None:
     wanted = dataclasses.replace(of(SHOP), capacity=Capacity(services=7))
-    with pytest.raises(ConflictError, match="capacity cannot change while attached"):
+    with pytest.raises(ConflictError) as caught:
         changes.follow(of(SHOP), wanted)
+    assert str(caught.value) == (
+        "capacity cannot change while attached: detach --all, then attach"
+        " (capacity.services: 1024 runs, 7 is asked for)"
+    )
+
+
+def test_a_name_that_another_service_has_is_taken() -> None:
+    named = dataclasses.replace(OTHER, name="shop")
+    told = f'service {SHOP.key} has the name "shop" already'
+    with pytest.raises(ConflictError, match=re.escape(told)):
+        changes.add_service(of(SHOP), named)
+    with pytest.raises(ConflictError, match=re.escape(told)):
+        changes.replace_service(of(SHOP, OTHER), named)
+    assert changes.replace_service(of(SHOP, OTHER), SHOP) == of(SHOP, OTHER)
 
 
 def test_what_runs_keeps_its_drains_until_they_are_ended() -> None:
