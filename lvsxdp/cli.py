@@ -60,8 +60,11 @@ def main(ctx: click.Context, netns: str | None, wait: float) -> None:
 def _read_text(path: Path) -> str:
     from lvsxdp.errors import ConfigError
 
+    stdin = getattr(sys.stdin, "buffer", None)
+    if str(path) == "-" and stdin is None:
+        raise ConfigError("-: standard input is closed; name a file")
     try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        raw: bytes = stdin.read() if str(path) == "-" and stdin else path.read_bytes()
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror}; name a file, or - for standard input") from err
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lvsxdp.errors import LvsxdpError
+from lvsxdp.errors import ConfigError, LvsxdpError
 from lvsxdp.model import Config, Service
 
 EXITS = (
@@ -210,15 +210,28 @@ def change(options: Options, edit: Callable[[Config], Config]) -> None:
         put(balancer, net, edit(balancer.state.config))
 
 
+@contextlib.contextmanager
+def _told_by_name(wanted: Config) -> Iterator[None]:
+    """What is wrong with a configuration that no file holds, in the command line's words."""
+    from lvsxdp import names
+
+    try:
+        yield
+    except ConfigError as err:
+        raise ConfigError(*(names.by_name(wanted, line) for line in err.problems)) from err
+
+
 def put(balancer: Any, net: Any, wanted: Config) -> None:
     """Applies a configuration that an edit made; what is legal and probably not meant is told."""
-    from lvsxdp import checks
+    from lvsxdp import checks, names
 
     refuse_while_unconfirmed(balancer.where)
     known = balancer.state.config
-    found = checks.check(wanted, known)
+    with _told_by_name(wanted):
+        found = checks.check(wanted, known)
     before = set(checks.check(known) if found else ())
     for warning in found:
         if warning not in before:
-            say(f"warning: {warning}")
-    balancer.apply(wanted, net, by_hand=True)
+            say(f"warning: {names.by_name(wanted, warning)}")
+    with _told_by_name(wanted):
+        balancer.apply(wanted, net, by_hand=True)

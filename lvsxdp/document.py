@@ -267,7 +267,7 @@ def _trap(node: yaml.ScalarNode, accepts: frozenset[str]) -> str:
     try:
         value = _constructor().construct_object(node)
         written = str(value)
-    except (ValueError, KeyError, AttributeError, yaml.YAMLError):
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError):
         return f"a malformed {tag}"
     finally:
         # it would keep every node

@@ -77,6 +77,27 @@ def _named(service: Service, address: Address, port: int | None) -> list[Backend
     return exact or (named if port is None else [])
 
 
+_PLACE = re.compile(r"\b(services|marks)\[(\d+)\](?:\.backends\[(\d+)\])?(?:\.(\w+))?")
+
+
+def by_name(config: Config, finding: str) -> str:
+    """A finding with its places as the command line names them, where there is no file."""
+
+    def named(match: re.Match[str]) -> str:
+        kind, place, backend, key = match.groups()
+        if kind == "marks":
+            words = [f"mark rule {int(place) + 1}"]
+        elif int(place) < len(config.services):
+            service = config.services[int(place)]
+            words = [f"service {service}"]
+            words += [f"backend {service.backends[int(backend)]}"] if backend else []
+        else:
+            return match.group()
+        return ": ".join([*words, key] if key else words)
+
+    return _PLACE.sub(named, finding)
+
+
 def parse_service_key(text: str) -> ServiceKey:
     """The key of a service: `mark:80`, `mark6:80`, `tcp:192.0.2.10:80`, `udp:[2001:db8::1]:53`."""
     kind, _, rest = text.partition(":")

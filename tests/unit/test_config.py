@@ -34,7 +34,7 @@ from lvsxdp.model import (
     Service,
     Settings,
 )
-from lvsxdp.names import find_backends
+from lvsxdp.names import by_name, find_backends
 from tests.unit.strategies import CONFIGS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -380,6 +380,8 @@ FAULTS = {
     service("mark: 65,536, family: ipv4"): "f:1: services[0].536: is no key here; a number has no"
     " comma; there is name, mark, family, protocol, address, port, scheduler, flags, persistence,"
     " forward, backends",
+    backend("weight: !!int ''"): 'f:1: services[0].backends[0].weight: "" is not a weight'
+    " (0 to 2147483647); YAML reads it as a malformed int",
     # interfaces
     "interfaces: [a/b]": 'f:1: interfaces[0]: "a/b" is not an interface\'s name'
     " (1 to 15 bytes without white space, / and :)",
@@ -824,6 +826,24 @@ def test_every_legal_configuration_is_the_same_after_it_was_written_and_read(
 
 
 # ---- names of services and backends ----
+
+
+@pytest.mark.parametrize(
+    ("finding", "told"),
+    [
+        ("services[0].flags: belong to sh", "service shop: flags: belong to sh"),
+        ("services[2].backends[1].port: 81", "service plain: backend 10.0.0.12: port: 81"),
+        ("services[1]: it is already services[0];", "service shop6: it is already service shop;"),
+        ("marks[1]: repeats marks[0]; leave", "mark rule 2: repeats mark rule 1; leave"),
+        ("marks[2].sources: ipv6", "mark rule 3: sources: ipv6"),
+        ("capacity.marks: 1 is too few", "capacity.marks: 1 is too few"),
+        ("services[9].name: no such place", "services[9].name: no such place"),
+    ],
+)
+def test_a_finding_about_what_runs_names_what_the_command_line_names(
+    finding: str, told: str
+) -> None:
+    assert by_name(loaded(SHOP), finding) == told
 
 
 @pytest.mark.parametrize(

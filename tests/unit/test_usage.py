@@ -49,6 +49,7 @@ WRONG = {
     "backend add shop 10.0.0.1:65536": '"10.0.0.1:65536": "65536" is not a port (1 to 65535)',
     "connection delete": "name what to delete: --service, --client, --backend; all: flush",
     "connection list --client 10.0.0.1/8": '"10.0.0.1/8" has bits beyond its prefix; write 10.0.',
+    "persistence list --client 10.0.0": '"10.0.0" is not an address or prefix (192.0.2.10, 192.',
     "check /nope.yaml": "/nope.yaml: No such file or directory; name a file, or - for standard",
 }  # fmt: skip
 
