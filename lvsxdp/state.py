@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -179,13 +180,13 @@ def write_file(path: Path, state: State, more: Any = None) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file: a new one renamed over the old."""
+    """Writes a file: a new one renamed over the old.
+
+    It is not flushed to a disk: it need not outlive the machine, since no map does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_bytes(content)
     temporary.rename(path)
 
 
@@ -202,14 +203,11 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
     plain = header["book"]
     book = Book(
         services={str(service.key): place for service, place, _ in found},
-        service_generations=dict(enumerate(plain["service_generations"])),
-        backend_generations=dict(enumerate(plain["backend_generations"])),
+        service_generations=_from_list(plain["service_generations"]),
+        backend_generations=_from_list(plain["backend_generations"]),
         mark_generation=plain["mark_generation"],
         epoch=plain["epoch"],
     )
-    for generations in (book.service_generations, book.backend_generations):
-        for identity in [i for i, generation in generations.items() if not generation]:
-            del generations[identity]
     return State(
         config=config,
         book=book,
@@ -231,7 +229,12 @@ def _book_to(book: Book) -> dict[str, Any]:
 
 
 def _by_id(generations: Mapping[int, int]) -> list[int]:
-    return [generations.get(identity, 0) for identity in range(max(generations, default=-1) + 1)]
+    return list(map(generations.get, range(max(generations, default=-1) + 1), itertools.repeat(0)))
+
+
+def _from_list(generations: list[int]) -> dict[int, int]:
+    found = dict(enumerate(generations))
+    return {i: each for i, each in found.items() if each} if 0 in generations else found
 
 
 def _applied_to(applied: Config, config: Config) -> dict[str, Any]:
