@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lvsxdp import applying, backup, journal, linking, loading, network, state
+from lvsxdp import applying, backup, changes, journal, linking, loading, network, state
 from lvsxdp.applying import Guard, How, Say
 from lvsxdp.book import Book
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
@@ -87,8 +87,9 @@ def _attach_more(
     for link in links:
         if link.index in whole and config is None and not newer:
             raise ConflictError(f"{link.name} is attached already (lvsxdp status)")
-    if newer:
-        upgrading.upgrade(balancer, net, force=how.force)
+    known = balancer.state.config
+    if newer or (config and changes.capacity_of(known, config) != known.capacity):
+        upgrading.upgrade(balancer, net, config or known, force=how.force)
     names = tuple(link.name for link in links)
     wanted = dataclasses.replace(config or balancer.state.config, interfaces=names)
     applying.bring(balancer, net, wanted, how, sources=sources, say=say, tell=tell, guard=guard)

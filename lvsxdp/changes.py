@@ -226,15 +226,12 @@ def follow(
 
     ConflictError where the capacity differs, which belongs to the tables as they were loaded.
     """
-    capacity = dataclasses.replace(
-        wanted.capacity,
-        connections=wanted.capacity.connections or running.capacity.connections,
-        persistence=wanted.capacity.persistence or running.capacity.persistence,
-    )
+    capacity = capacity_of(running, wanted)
     if capacity != running.capacity:
-        differing = "; ".join(_capacity_lines(running.capacity, capacity))
+        differing = "; ".join(capacity_lines(running, wanted))
         raise ConflictError(
-            f"capacity cannot change while attached: detach --all, then attach ({differing})"
+            f"capacity cannot change while attached ({differing}): attach IFACE -c FILE --force "
+            "makes the tables anew, without their entries"
         )
     named = wanted.interfaces
     stay = tuple(n for n in running.interfaces if n in named or not (detach and named))
@@ -243,7 +240,18 @@ def follow(
     return wanted if undrain else keep_drains(running, wanted)
 
 
-def _capacity_lines(old: Capacity, new: Capacity) -> Iterator[str]:
+def capacity_of(running: Config, wanted: Config) -> Capacity:
+    """The capacity that `wanted` asks for: where it says nothing, what runs."""
+    return dataclasses.replace(
+        wanted.capacity,
+        connections=wanted.capacity.connections or running.capacity.connections,
+        persistence=wanted.capacity.persistence or running.capacity.persistence,
+    )
+
+
+def capacity_lines(running: Config, wanted: Config) -> Iterator[str]:
+    """One line for each table that `wanted` asks for in another size."""
+    old, new = running.capacity, capacity_of(running, wanted)
     for field in dataclasses.fields(new):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import compiler, loading, records, swapping, views
+from lvsxdp import changes, compiler, loading, records, swapping, views
 from lvsxdp.book import Book
 from lvsxdp.bytecode import Compiled
 from lvsxdp.controller import Balancer
@@ -32,43 +32,50 @@ def is_due(balancer: Balancer) -> bool:
     return bool(balancer.state.described["sources"] != compiler.digest(folder))
 
 
-def upgrade(balancer: Balancer, net: Network, *, force: bool) -> None:
+def upgrade(balancer: Balancer, net: Network, wanted: Config, *, force: bool) -> None:
     """Puts the programs that are here in the place of those that run, between two packets.
 
-    The maps stay, with all that is in them, where their layouts are the same.  Where they are not,
-    ConflictError says what would be lost; with `force` it is: all but the configuration.
+    The maps stay, with all that is in them, where their layouts are the same, and `wanted` asks for
+    no other capacity.  Where they are not, ConflictError says what would be lost; with `force` it
+    is: all but the configuration.
     """
     begun = time.monotonic()
-    build = balancer.build or Build()
-    differing = _differences(balancer, build)
+    build, known = balancer.build or Build(), balancer.state
+    resized = list(changes.capacity_lines(known.config, wanted))
+    differing = [*resized, *_differences(balancer, build)]
     if differing and not force:
         raise ConflictError(_loss(balancer, differing))
+    if not resized:
+        wanted = known.config
 
     def load(fresh: Path) -> State:
         if differing:
-            return _anew(balancer, net, fresh, build)
-        known = balancer.state
+            return _anew(balancer, net, fresh, build, wanted)
         described = loading.load_newer(
             fresh, balancer.where.pins, known.config, known.described, build
         )
         return dataclasses.replace(known, described=described)
 
     swapping.exchange(balancer, net, load)
-    kept = "entries were lost" if differing else "every entry is kept"
-    balancer.say(f"took newer programs over, {kept} ({time.monotonic() - begun:.1f} s)")
+    what = "new tables, the entries were lost" if differing else "every entry is kept"
+    balancer.say(f"exchanged the programs: {what} ({time.monotonic() - begun:.1f} s)")
 
 
-def _anew(balancer: Balancer, net: Network, fresh: Path, build: Build) -> State:
-    """The state of a balancer that is loaded beside the running one and configured alike."""
+def _anew(balancer: Balancer, net: Network, fresh: Path, build: Build, wanted: Config) -> State:
+    """The state of a balancer that is loaded beside the running one, and configured."""
     known = balancer.state
+    capacity = changes.capacity_of(known.config, wanted)
+    wanted = dataclasses.replace(changes.keep_drains(known.config, wanted), capacity=capacity)
     room = {"INTERFACE_CAPACITY": known.described["defines"]["INTERFACE_CAPACITY"]}
     build = dataclasses.replace(build, defines={**room, **build.defines})
-    described = loading.load(fresh, known.config, build)
+    described = loading.load(fresh, wanted, build)
     beside = Folders(fresh, balancer.where.files / "beside")
     empty = State(Config(), Book(), known.attachments, described)
+    shutil.rmtree(beside.files, ignore_errors=True)
+    beside.files.mkdir(0o700)
     try:
         with Balancer(beside, empty) as made:
-            made.apply(known.config, net, first=True, sources=known.sources)
+            made.apply(wanted, net, first=True, sources=known.sources_of(wanted))
             return dataclasses.replace(made.state, applied=known.applied)
     finally:
         shutil.rmtree(beside.files, ignore_errors=True)
@@ -82,8 +89,8 @@ def _loss(balancer: Balancer, differing: list[str]) -> str:
     if len(differing) > MOST_TOLD:
         told += f"; and {len(differing) - MOST_TOLD} more"
     return (
-        f"the programs that are here have other tables ({told}): with --force they are taken over, "
-        f"and {connections} connections and {clients} persistence entries are lost"
+        f"this takes other tables than those that run ({told}): with --force they are taken, and "
+        f"{connections} connections and {clients} persistence entries are lost"
     )
 
 

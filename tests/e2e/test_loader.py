@@ -239,13 +239,21 @@ def test_an_interface_is_not_attached_twice(lb: Pair) -> None:
     assert lb.picture() == before
 
 
-def test_attach_does_not_change_the_capacity_of_what_runs(two: Pair, tmp_path: Path) -> None:
+def test_attach_changes_the_capacity_of_what_runs_only_by_force(two: Pair, tmp_path: Path) -> None:
     two.lvsxdp("attach", "p0", "-c", config(SHOP, tmp_path))
     before = two.read("status")["tables"]
-    bigger = config(SHOP + "capacity: {services: 2048}\n", tmp_path, "bigger.yaml")
+    two.lvsxdp("backend", "drain", "shop", "192.0.2.2")
+    bigger = config(SHOP + "capacity: {connections: 2048}\n", tmp_path, "bigger.yaml")
     code, said = two.refused("attach", "q0", "-c", bigger)
-    assert (code, "capacity cannot change while attached" in said) == (4, True)
+    assert (code, "2048 is asked for" in said) == (4, True)
+    assert "0 connections and 0 persistence entries are lost" in said
     assert two.read("status")["tables"] == before
+    two.lvsxdp("attach", "q0", "-c", bigger, "--force")
+    tables = {row["name"]: row["capacity"] for row in two.read("status")["tables"]}
+    assert tables["connections4"] == 2048
+    assert two.lvsxdp("status", "--check").returncode == 0
+    assert [row["state"] for row in two.read("backend", "list")] == ["draining"]
+    assert two.lvsxdp("apply", bigger).stdout == "nothing to do\n"
 
 
 def test_attach_with_a_file_on_what_runs_keeps_drains_as_apply_does(

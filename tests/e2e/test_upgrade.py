@@ -180,7 +180,7 @@ def test_no_packet_is_lost_and_no_client_moves_when_another_build_takes_over(
             begun = time.monotonic()
             said = balancer.lvsxdp("attach", "lb0", "lb1", package=build)
             seconds.append(time.monotonic() - begun)
-            assert "took newer programs over, every entry is kept" in said
+            assert "exchanged the programs: every entry is kept" in said
             programs.append(balancer.program())
         time.sleep(0.5)
     assert len(set(programs)) == 3
@@ -214,7 +214,7 @@ def test_a_build_with_other_tables_says_what_would_be_lost_and_takes_over_by_for
     assert balancer.program() == before
     assert len(balancer.read("connection", "list")) == flows
     said = balancer.lvsxdp("attach", "lb0", "--force", package=package)
-    assert "entries were lost" in said
+    assert "the entries were lost" in said
     assert balancer.program() != before
     # from here on by the lvsxdp that loaded it
     assert balancer.lvsxdp("save", package=package) == saved

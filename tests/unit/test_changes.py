@@ -136,8 +136,8 @@ def test_what_runs_cannot_change_its_capacity() -> None:
     with pytest.raises(ConflictError) as caught:
         changes.follow(of(SHOP), wanted)
     assert str(caught.value) == (
-        "capacity cannot change while attached: detach --all, then attach"
-        " (capacity.services: 1024 runs, 7 is asked for)"
+        "capacity cannot change while attached (capacity.services: 1024 runs, 7 is asked for): "
+        "attach IFACE -c FILE --force makes the tables anew, without their entries"
     )
 
 
