@@ -299,7 +299,9 @@ def save(options: Options) -> None:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Exit 1 when something attached is gone.")
+@click.option(
+    "--check", is_flag=True, help="Exit 1 when nothing is attached, or not all that should be."
+)
 @as_json
 @pass_options
 @click.pass_context
@@ -317,7 +319,8 @@ def status(ctx: click.Context, options: Options, check: bool, json: bool) -> Non
         click.echo(show.as_json(found))
     else:
         _print_status(found)
-    if check and not all(interface["attached"] for interface in found["interfaces"]):
+    attached = [interface["attached"] for interface in found["interfaces"]]
+    if check and not (attached and all(attached)):
         ctx.exit(1)
 
 

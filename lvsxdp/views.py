@@ -142,6 +142,10 @@ def status(balancer: Balancer, net: Network) -> Row:
                 "attached": bool(link and linking.is_whole(balancer, net, link, attached)),
             }
         )
+    on_record = {row["name"] for row in interfaces}
+    for name in balancer.state.config.interfaces:
+        if name not in on_record:
+            interfaces.append({"name": name, "mode": None, "program_id": None, "attached": False})
     return {
         "interfaces": interfaces,
         "services": len(balancer.state.config.services),

@@ -179,6 +179,25 @@ def test_status_check_fails_when_another_took_the_program_away(lb: Pair) -> None
     assert lb.lvsxdp("status", "--check", check=False).returncode == 1
 
 
+def test_status_check_fails_when_an_interface_of_the_file_is_detached(
+    two: Pair, tmp_path: Path
+) -> None:
+    two.lvsxdp("attach", "-c", config(f"interfaces: [p0, q0]\n{SHOP}", tmp_path))
+    assert two.lvsxdp("status", "--check", check=False).returncode == 0
+    two.lvsxdp("detach", "q0")
+    assert two.lvsxdp("status", "--check", check=False).returncode == 1
+    (row,) = (row for row in two.read("status")["interfaces"] if row["name"] == "q0")
+    assert row == {"name": "q0", "mode": None, "program_id": None, "attached": False}
+    two.lvsxdp("attach", "q0")
+    assert two.lvsxdp("status", "--check", check=False).returncode == 0
+
+
+def test_status_check_fails_when_nothing_is_attached_any_more(lb: Pair) -> None:
+    lb.lvsxdp("attach", "p0")
+    lb.lvsxdp("detach", "p0")
+    assert lb.lvsxdp("status", "--check", check=False).returncode == 1
+
+
 def test_detach_leaves_a_program_that_took_our_place(lb: Pair) -> None:
     lb.lvsxdp("attach", "p0", "--mode", "native")
     lb.inside("ip", "link", "set", "dev", "p0", "xdp", "off")
