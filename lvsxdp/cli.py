@@ -30,6 +30,8 @@ from lvsxdp.service_commands import backend, mark, service
 if TYPE_CHECKING:
     from lvsxdp.applying import How
 
+INTERFACE_COLUMNS = ("name", "mode", "program_id", "attached")
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lvsxdp")
@@ -300,7 +302,9 @@ def save(options: Options) -> None:
 
 @main.command()
 @click.option(
-    "--check", is_flag=True, help="Exit 1 when nothing is attached, or not all that should be."
+    "--check",
+    is_flag=True,
+    help="Show interfaces alone; exit 1 when none is attached, or not all that should be.",
 )
 @as_json
 @pass_options
@@ -310,6 +314,9 @@ def status(ctx: click.Context, options: Options, check: bool, json: bool) -> Non
 
     Example: lvsxdp status --json
     """
+    if check:
+        _check_status(ctx, options, json)
+        return
     from lvsxdp import attaching, show, views
 
     with opened(options) as (balancer, net):
@@ -319,15 +326,26 @@ def status(ctx: click.Context, options: Options, check: bool, json: bool) -> Non
         click.echo(show.as_json(found))
     else:
         _print_status(found)
-    attached = [interface["attached"] for interface in found["interfaces"]]
-    if check and not (attached and all(attached)):
+
+
+def _check_status(ctx: click.Context, options: Options, json: bool) -> None:
+    # reads no table: what is asked every few seconds must not cost by their size
+    from lvsxdp import show, views
+
+    with opened(options) as (balancer, net):
+        rows = views.interfaces(balancer, net)
+    if json:
+        click.echo(show.as_json({"interfaces": rows}))
+    else:
+        click.echo(show.as_table(rows, INTERFACE_COLUMNS))
+    if not (rows and all(row["attached"] for row in rows)):
         ctx.exit(1)
 
 
 def _print_status(found: dict[str, Any]) -> None:
     from lvsxdp import show
 
-    click.echo(show.as_table(found["interfaces"], ("name", "mode", "program_id", "attached")))
+    click.echo(show.as_table(found["interfaces"], INTERFACE_COLUMNS))
     click.echo()
     click.echo(show.as_table(found["tables"], ("name", "used", "capacity")))
     click.echo()

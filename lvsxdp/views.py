@@ -126,15 +126,13 @@ def _fib_answers(backend: Backend) -> bool:
     return network.sysctl(f"net/ipv{backend.address.version}/conf/lo/forwarding") == "1"
 
 
-def status(balancer: Balancer, net: Network) -> Row:
-    """Interfaces, tables, packets by reason, and what needs attention."""
-    from lvsxdp import confirming
-
+def interfaces(balancer: Balancer, net: Network) -> list[Row]:
+    """The interfaces on record and those that the configuration names, and whether all is there."""
     links = {link.index: link for link in net.links()}
-    interfaces = []
+    rows: list[Row] = []
     for attached in balancer.state.attachments:
         link = links.get(attached.ifindex)
-        interfaces.append(
+        rows.append(
             {
                 "name": link.name if link else attached.interface,
                 "mode": attached.mode,
@@ -142,12 +140,20 @@ def status(balancer: Balancer, net: Network) -> Row:
                 "attached": bool(link and linking.is_whole(balancer, net, link, attached)),
             }
         )
-    on_record = {row["name"] for row in interfaces}
+    # by both its names, where one was renamed
+    known = {row["name"] for row in rows} | {a.interface for a in balancer.state.attachments}
     for name in balancer.state.config.interfaces:
-        if name not in on_record:
-            interfaces.append({"name": name, "mode": None, "program_id": None, "attached": False})
+        if name not in known:
+            rows.append({"name": name, "mode": None, "program_id": None, "attached": False})
+    return rows
+
+
+def status(balancer: Balancer, net: Network) -> Row:
+    """Interfaces, tables, packets by reason, and what needs attention."""
+    from lvsxdp import confirming
+
     return {
-        "interfaces": interfaces,
+        "interfaces": interfaces(balancer, net),
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
         "tables": table_rows(balancer),
