@@ -63,10 +63,11 @@ while True:
 
 def service(address: str, scheduler: str, persistence: str = "", weights: str = "111") -> str:
     """Return a service for HTTP with three backends."""
-    rows = zip(layout.BACKEND4.values(), weights, strict=True)
-    backends = ", ".join(f"{{address: {a}, weight: {w}}}" for a, w in rows)
+    known = layout.BACKEND6 if ":" in address else layout.BACKEND4
+    rows = zip(known.values(), weights, strict=True)
+    backends = ", ".join(f'{{address: "{a}", weight: {w}}}' for a, w in rows)
     return (
-        f"  - {{protocol: tcp, address: {address}, port: 80, scheduler: {scheduler}, "
+        f'  - {{protocol: tcp, address: "{address}", port: 80, scheduler: {scheduler}, '
         f"{persistence} backends: [{backends}]}}\n"
     )
 
@@ -74,6 +75,7 @@ def service(address: str, scheduler: str, persistence: str = "", weights: str = 
 CONFIG = (
     "interfaces: [lb0, lb1]\nservices:\n"
     + service(SH, "sh")
+    + service(layout.VIP6, "sh")
     + service(RR, "rr", "persistence: 600,")
     + service(WRR, "wrr", "persistence: 600,", weights="321")
     + service(WLC, "wlc", "persistence: 600,")
@@ -122,34 +124,37 @@ class Node:
         return path
 
     def start(self) -> None:
-        """Start keepalived and wait until it takes part."""
-        names = {"-p": "parent.pid", "-r": "vrrp.pid", "-c": "checkers.pid", "-b": "bfd.pid"}
-        files = [word for flag, name in names.items() for word in (flag, str(self.file(name)))]
-        argv = ["keepalived", "-n", "-l", "-D", "-G", "-f", str(self.write()), *files]
+        """Start keepalived, which takes away addresses that an earlier one left behind."""
+        pids = ["-p", str(self.file("parent.pid")), "-r", str(self.file("vrrp.pid"))]
+        argv = ["keepalived", "-n", "-l", "-D", "-G", "-f", str(self.write()), *pids]
         self.keepalived = self.lab.spawn(self.ns, argv)
 
     def takes_part(self) -> bool:
+        """Return whether the first check was passed, after which VRRP begins."""
         assert self.keepalived
         return "Entering BACKUP STATE" in self.keepalived.output()
 
-    def stop(self) -> None:
-        if self.keepalived:
-            self.keepalived.stop(timeout=PATIENCE)
-            self.keepalived = None
-
     def holds_address(self) -> bool:
+        """Return whether the address of the first service is here."""
         return f"{SH}/32" in self.lab.run(self.ns, ["ip", "address", "show", "lb0"]).stdout
 
-    def die(self) -> None:
-        """End as a machine without power does: nothing is released, the cables go dead.
+    def kill(self) -> None:
+        """End keepalived so that it releases nothing.
 
-        With its parent stopped, the VRRP process is not started again.
+        With its parent stopped, the VRRP process is neither told to end nor started again.
         """
-        assert self.keepalived
-        self.keepalived.popen.send_signal(signal.SIGSTOP)
-        os.kill(int(self.file("vrrp.pid").read_text()), signal.SIGKILL)
-        self.keepalived.stop(signal.SIGKILL)
-        self.keepalived = None
+        if self.keepalived:
+            self.keepalived.popen.send_signal(signal.SIGSTOP)
+            pid_file = self.file("vrrp.pid")
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+            self.keepalived.stop(signal.SIGKILL)
+            self.keepalived = None
+            # A zombie still has its id, and the next keepalived would take it for one that runs.
+            pid_file.unlink()
+
+    def die(self) -> None:
+        """End as a machine without power does: nothing is released, the cables go dead."""
+        self.kill()
         self.cables("down")
 
     def cables(self, state: str, segments: tuple[str, ...] = ("front", "back")) -> None:
@@ -194,7 +199,7 @@ def nodes() -> Iterator[tuple[Node, Node]]:
 
 @contextlib.contextmanager
 def running(nodes: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
-    """Both under keepalived: the one that holds the address, and the one in reserve."""
+    """Both under keepalived: the one that holds the address, and the standby."""
     try:
         for node in nodes:
             node.start()
@@ -203,13 +208,13 @@ def running(nodes: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
         yield nodes if nodes[0].holds_address() else (nodes[1], nodes[0])
     finally:
         for node in nodes:
-            node.stop()
+            node.kill()
             node.cables("up")
 
 
 @pytest.fixture
 def pair(nodes: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
-    """The balancer with the address, and the one in reserve."""
+    """The balancer with the address, and the standby."""
     with running(nodes) as both:
         yield both
 
@@ -217,7 +222,7 @@ def pair(nodes: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
 @pytest.fixture(scope="module")
 def failover(nodes: tuple[Node, Node]) -> Failover:
     """What clients saw when the machine with the address died."""
-    with running(nodes) as (master, reserve):
+    with running(nodes) as (master, standby):
         lab = master.lab
         before, again = call(lab, 1), call(lab, 2)
         held = hold(lab, "c2", RR, "203.0.113.10")
@@ -231,7 +236,7 @@ def failover(nodes: tuple[Node, Node]) -> Failover:
         after = call(lab, 3)
         knocker.stop()
         left_behind = master.holds_address()
-        assert reserve.holds_address()
+        assert standby.holds_address()
     return Failover(took, before, again, after, held.answers(), left_behind)
 
 
@@ -291,21 +296,23 @@ def test_an_established_connection_is_reset(failover: Failover) -> None:
 def test_the_address_leaves_a_balancer_that_has_an_interface_detached(
     pair: tuple[Node, Node],
 ) -> None:
-    master, reserve = pair
+    master, standby = pair
     master.balancer.lvsxdp("detach", "lb0")
     try:
-        wait_for(reserve.holds_address)
+        # Two checks have to fail, each the start of a Python program.
+        wait_for(standby.holds_address, 2 * PATIENCE)
         wait_for(lambda: not master.holds_address())
         assert ask(master.lab, "c1", SH) in layout.BACKENDS
     finally:
         master.balancer.lvsxdp("attach", "lb0", "--mode", "native")
 
 
-def test_the_address_leaves_a_balancer_that_has_lost_its_link_to_the_backends(
+def test_the_addresses_leave_a_balancer_that_has_lost_its_link_to_the_backends(
     pair: tuple[Node, Node],
 ) -> None:
-    master, reserve = pair
+    master, standby = pair
+    before = [ask(master.lab, "c1", address) for address in (SH, layout.VIP6)]
     master.cables("down", ("back",))
-    wait_for(reserve.holds_address)
+    wait_for(standby.holds_address)
     wait_for(lambda: not master.holds_address())
-    assert ask(master.lab, "c1", SH) in layout.BACKENDS
+    assert [ask(master.lab, "c1", address) for address in (SH, layout.VIP6)] == before
