@@ -127,7 +127,7 @@ def _fib_answers(backend: Backend) -> bool:
 
 
 def interfaces(balancer: Balancer, net: Network) -> list[Row]:
-    """The interfaces on record and those that the configuration names, and whether all is there."""
+    """The interfaces that are attached or should be, each with whether it is."""
     links = {link.index: link for link in net.links()}
     rows: list[Row] = []
     for attached in balancer.state.attachments:

@@ -179,7 +179,7 @@ def test_status_check_fails_when_another_took_the_program_away(lb: Pair) -> None
     assert lb.lvsxdp("status", "--check", check=False).returncode == 1
 
 
-def test_status_check_fails_when_an_interface_of_the_file_is_detached(
+def test_status_check_fails_for_an_interface_that_is_detached_until_the_next_apply(
     two: Pair, tmp_path: Path
 ) -> None:
     two.lvsxdp("attach", "-c", config(f"interfaces: [p0, q0]\n{SHOP}", tmp_path))
@@ -188,7 +188,9 @@ def test_status_check_fails_when_an_interface_of_the_file_is_detached(
     assert two.lvsxdp("status", "--check", check=False).returncode == 1
     (row,) = (row for row in two.read("status")["interfaces"] if row["name"] == "q0")
     assert row == {"name": "q0", "mode": None, "program_id": None, "attached": False}
-    two.lvsxdp("attach", "q0")
+    two.lvsxdp("apply", config(SHOP, tmp_path))
+    assert two.lvsxdp("status", "--check", check=False).returncode == 0
+    two.lvsxdp("apply", config(f"interfaces: [p0, q0]\n{SHOP}", tmp_path))
     assert two.lvsxdp("status", "--check", check=False).returncode == 0
 
 
