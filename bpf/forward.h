@@ -50,7 +50,9 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
 		return REASON_INTERNAL;
 	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
-	packet->action = lane->road == ROAD_TX ? HOOK_TX : bpf_redirect(lane->ifindex, 0);
+	/* the lane may have been found by a packet of another interface */
+	packet->action = lane->ifindex == packet->ifindex ? HOOK_TX :
+							    bpf_redirect(lane->ifindex, 0);
 	return forwarding->reason;
 }
 

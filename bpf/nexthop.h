@@ -61,11 +61,9 @@ static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 inter
 	return __sync_val_compare_and_swap(probed, before, now) == before;
 }
 
-static __always_inline u32 nexthop_road(struct hook_context *ctx, u32 ifindex)
+static __always_inline u32 nexthop_road(u32 ifindex)
 {
-	if (ifindex == hook_ifindex(ctx))
-		return ROAD_TX;
-	return maps_interface(ifindex)->flags & INTERFACE_TRANSMIT ? ROAD_REDIRECT : ROAD_TC;
+	return maps_interface(ifindex)->flags & INTERFACE_TRANSMIT ? ROAD_XDP : ROAD_TC;
 }
 
 /* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
@@ -86,7 +84,7 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane
 		lane->ifindex = fib.ifindex;
 		__builtin_memcpy(lane->destination, fib.dmac, 6);
 		__builtin_memcpy(lane->source, fib.smac, 6);
-		lane->road = nexthop_road(ctx, fib.ifindex);
+		lane->road = nexthop_road(fib.ifindex);
 		lane->mtu = fib.mtu_result;
 	} else if (answer != FIB_FORWARDING_DISABLED) {
 		return REASON_NO_ROUTE;

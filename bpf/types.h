@@ -121,9 +121,8 @@ enum interface_flag {
 
 enum road {
 	ROAD_NONE = 0,
-	ROAD_TX = 1,
-	ROAD_REDIRECT = 2,
 	ROAD_TC = 3,
+	ROAD_XDP = 4, /* tx for what came by the lane's interface, redirect for the rest */
 };
 
 enum family {

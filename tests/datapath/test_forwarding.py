@@ -44,6 +44,16 @@ def test_a_backend_on_the_link_that_the_packet_came_by_is_reached_by_sending_it_
     assert (verdict.action, verdict.frame) == ("tx", bytes(expected))
 
 
+def test_what_comes_by_another_interface_than_the_backends_is_not_sent_back(
+    datapath: Datapath,
+) -> None:
+    datapath.apply(WEB)
+    packet = IP(src="198.51.100.7", dst="192.0.2.10") / TCP(sport=1001, dport=80, flags="S")
+    ways = ("lb1", "lb0", "lb1")
+    actions = [datapath.send(to_host(datapath, way) / packet, way).action for way in ways]
+    assert actions == ["tx", "redirect", "tx"]
+
+
 def test_tags_of_the_way_in_are_gone_on_the_way_out(datapath: Datapath) -> None:
     datapath.apply(WEB)
     packet = IP(src="198.51.100.7", dst="192.0.2.10", ttl=64) / TCP(sport=1001, dport=80, flags="S")
