@@ -1,5 +1,7 @@
 /* Forwarding: dr, which rewrites the MACs and takes one from the TTL. */
 #define LEAST_TTL 2
+#define PLAIN_HEAD sizeof(struct ethhdr)
+#define TAGGED_HEAD (sizeof(struct ethhdr) + sizeof(struct vlan_tag))
 
 /* What forwarding needs to know of a packet's connection. */
 struct forwarding {
@@ -39,16 +41,33 @@ static __always_inline bool forward_is_plain(struct packet *packet, struct lane 
 	       packet->bytes <= lane->mtu;
 }
 
+/* Replaces all before the IP packet by `head` bytes for the road out, and takes a hop from it. */
+static __always_inline int forward_rewrite(struct hook_context *ctx, struct packet *packet,
+					   struct lane *lane, u32 head)
+{
+	u64 offset = packet->ip_offset;
+
+	/* else the compiler has every packet note early on whether its head fits, with and without tag */
+	asm volatile("" : "+r"(offset));
+	/* tags of the road in do not belong on the road out */
+	if (offset != head && hook_pull(ctx, (int)(offset - head)))
+		return REASON_INTERNAL;
+	if (packet_age(ctx, packet, head))
+		return REASON_INTERNAL;
+	if (head == TAGGED_HEAD)
+		return packet_write_tagged(ctx, lane, packet->type);
+	return packet_write_ethernet(ctx, lane, packet->type);
+}
+
 /* Has the driver send the packet, and counts it. */
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
 {
-	/* tags of the road in do not belong on the road out */
-	if (packet->ip_offset > sizeof(struct ethhdr) &&
-	    hook_pull(ctx, packet->ip_offset - sizeof(struct ethhdr)))
-		return REASON_INTERNAL;
-	if (packet_age(ctx, packet) || packet_write_ethernet(ctx, lane, packet->type))
-		return REASON_INTERNAL;
+	int reason = lane->road == ROAD_TAGGED ? forward_rewrite(ctx, packet, lane, TAGGED_HEAD) :
+						 forward_rewrite(ctx, packet, lane, PLAIN_HEAD);
+
+	if (reason)
+		return reason;
 	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
 	/* the lane may have been found by a packet of another interface */
 	packet->action = lane->ifindex == packet->ifindex ? HOOK_TX :
@@ -117,7 +136,7 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 		return REASON_TOO_BIG;
 	if (forward_untag(ctx, packet))
 		return REASON_INTERNAL;
-	if (packet_age(ctx, packet))
+	if (packet_age(ctx, packet, sizeof(struct ethhdr)))
 		return REASON_INTERNAL;
 	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
 			   packet->bytes + (segments - 1) * packet->headers);

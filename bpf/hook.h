@@ -70,8 +70,11 @@ static __always_inline void hook_prepare(struct hook_context *ctx)
 {
 }
 
-/* Removes `bytes` from the head, so that every pointer into the packet is stale after it. */
-static __always_inline int hook_pull(struct hook_context *ctx, u32 bytes)
+/*
+ * Removes `bytes` from the head, or puts as many before it where they are below 0, so that every
+ * pointer into the packet is stale after it.
+ */
+static __always_inline int hook_pull(struct hook_context *ctx, int bytes)
 {
 	return bpf_xdp_adjust_head(ctx, bytes);
 }

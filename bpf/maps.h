@@ -60,7 +60,7 @@ TABLE("array", u32, u32, slots, SLOT_CAPACITY, 0)
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
 /* Mark rules: the set in use in one half, the next one written to the other. */
 FLAT_TABLE("array", u32, u64, mark_words, 2 * MARK_WORDS, FLAT_MARK_WORDS)
-/* Interface index -> MAC and what XDP may do there; the data plane sets INTERFACE_NO_METADATA. */
+/* Interface index -> MAC and how XDP sends there; the data plane sets INTERFACE_NO_METADATA. */
 FLAT_TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, FLAT_INTERFACES)
 /* More MACs of this host: upper devices'. */
 TABLE("hash", struct mac_key, u32, local_macs, 1024, 0)

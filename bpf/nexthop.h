@@ -61,9 +61,25 @@ static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 inter
 	return __sync_val_compare_and_swap(probed, before, now) == before;
 }
 
-static __always_inline u32 nexthop_road(u32 ifindex)
+static __always_inline u64 nexthop_source_mac(struct lane *lane)
 {
-	return maps_interface(ifindex)->flags & INTERFACE_TRANSMIT ? ROAD_XDP : ROAD_TC;
+	return *(u16 *)lane->source | (u64) * (u32 *)(lane->source + 2) << 16;
+}
+
+/* The road by an interface, whose MAC is the lane's; notes where XDP sends, and with which tag. */
+static __always_inline u32 nexthop_road(struct lane *lane, u32 ifindex)
+{
+	struct interface *interface = maps_interface(ifindex);
+
+	lane->ifindex = ifindex;
+	if (interface->flags & INTERFACE_TRANSMIT)
+		return ROAD_XDP;
+	/* another MAC: the control plane has not seen the device that has the index now */
+	if (!interface->lower || interface->mac != nexthop_source_mac(lane))
+		return ROAD_TC;
+	lane->ifindex = interface->lower;
+	lane->tci = bpf_htons(interface->vlan);
+	return ROAD_TAGGED;
 }
 
 /* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
@@ -81,10 +97,9 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane
 	if (answer == FIB_NOT_FORWARDED)
 		return nexthop_unforwarded(backend);
 	if (answer == FIB_SUCCESS) {
-		lane->ifindex = fib.ifindex;
 		__builtin_memcpy(lane->destination, fib.dmac, 6);
 		__builtin_memcpy(lane->source, fib.smac, 6);
-		lane->road = nexthop_road(fib.ifindex);
+		lane->road = nexthop_road(lane, fib.ifindex);
 		lane->mtu = fib.mtu_result;
 	} else if (answer != FIB_FORWARDING_DISABLED) {
 		return REASON_NO_ROUTE;

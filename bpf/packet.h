@@ -286,10 +286,10 @@ static __always_inline int packet_age6(void *header, void *end)
 	return REASON_OK;
 }
 
-/* Takes one from the TTL or hop limit of an untagged frame, and mends the checksum. */
-static __always_inline int packet_age(struct hook_context *ctx, struct packet *packet)
+/* Takes one from the TTL or hop limit of the IP packet at an offset, and mends the checksum. */
+static __always_inline int packet_age(struct hook_context *ctx, struct packet *packet, u32 offset)
 {
-	void *header = (void *)HOOK_LOAD(ctx, data) + sizeof(struct ethhdr);
+	void *header = (void *)HOOK_LOAD(ctx, data) + offset;
 	void *end = (void *)HOOK_LOAD(ctx, data_end);
 
 	return packet_is_ipv6(packet) ? packet_age6(header, end) : packet_age4(header, end);
@@ -307,4 +307,17 @@ static __always_inline int packet_write_ethernet(struct hook_context *ctx, struc
 	*(u32 *)(frame + 8) = *(u32 *)(lane->source + 2);
 	*(__be16 *)(frame + 12) = type;
 	return REASON_OK;
+}
+
+/* The same, then the lane's tag. */
+static __always_inline int packet_write_tagged(struct hook_context *ctx, struct lane *lane,
+					       __be16 type)
+{
+	struct vlan_tag *tag = (void *)HOOK_LOAD(ctx, data) + sizeof(struct ethhdr);
+
+	if ((void *)(tag + 1) > (void *)HOOK_LOAD(ctx, data_end))
+		return REASON_INTERNAL;
+	tag->tci = lane->tci;
+	tag->type = type;
+	return packet_write_ethernet(ctx, lane, bpf_htons(ETH_P_8021Q));
 }

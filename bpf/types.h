@@ -123,6 +123,7 @@ enum road {
 	ROAD_NONE = 0,
 	ROAD_TC = 3,
 	ROAD_XDP = 4, /* tx for what came by the lane's interface, redirect for the rest */
+	ROAD_TAGGED = 5, /* the same with the lane's tag */
 };
 
 enum family {
@@ -291,8 +292,9 @@ struct counters {
 
 struct interface {
 	u64 mac; /* as the first six bytes of the word */
-	u32 flags;
-	u32 padding;
+	u32 lower; /* of a VLAN device: where XDP sends its frames, 0: nowhere */
+	u16 vlan; /* and the id in their tag */
+	u16 flags;
 };
 
 struct mac_key {
@@ -394,7 +396,8 @@ struct lane {
 	u64 connections;
 	u64 packets;
 	u64 bytes;
-	u64 padding;
+	__be16 tci; /* of the tag, as on the wire */
+	u16 padding[3];
 };
 
 /* What XDP writes into a packet's metadata for TC. */

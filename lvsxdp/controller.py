@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvsxdp import backup, changes, features, journal, maps, network, records, state, tables
+from lvsxdp import (
+    backup,
+    changes,
+    features,
+    interfaces,
+    journal,
+    maps,
+    network,
+    records,
+    state,
+    tables,
+)
 from lvsxdp.book import ServicePlace
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
@@ -274,18 +285,13 @@ class Balancer:
         """Writes interfaces, MACs of upper devices and local addresses."""
         seen = network.fingerprint()
         links = net.links()
-        attached = {a.ifindex: a for a in self.state.attachments}
-        flag = self.schema.enums["interface_flag"]
-        target, layout = self.map("interfaces"), self.schema.values["interfaces"]
-        for link in links:
-            if link.index >= target.capacity:
-                continue
-            flags = flag["transmit"] if network.can_transmit(link) else 0
-            at = attached.get(link.index)
-            if at is not None and at.mode != "tc":
-                flags |= flag["xdp"] | (flag["generic"] if at.mode == "generic" else 0)
-            value = layout.encode(mac=records.mac_word(link.mac), flags=flags)
-            target.update(records.number(link.index), value)
+        modes = {attached.ifindex: attached.mode for attached in self.state.attachments}
+        rows, table = interfaces.rows(self.schema, links, modes), self.map("interfaces")
+        for index in interfaces.gone(table.memory()[:], table.stride, rows):
+            table.reset(index, 1)
+        for index, row in rows.items():
+            if index < table.capacity:
+                table.update(records.number(index), row)
         macs = self.schema.keys["local_macs"]
         wanted = {
             macs.encode(mac=records.mac_word(mac), ifindex=lower)

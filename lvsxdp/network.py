@@ -25,7 +25,8 @@ SO_NETNS_COOKIE = 71
 BPF_MOUNT = Path("/sys/fs/bpf")
 XDP_GENERIC, XDP_NATIVE, XDP_REPLACE, XDP_IF_NOEXIST = 2, 4, 16, 1
 CLSACT, INGRESS = 0xFFFF0000, 0xFFFFFFF2
-TC_PRIORITY, TC_HANDLE, ETH_P_ALL = 1000, 1, 0x0003
+TC_PRIORITY, TC_HANDLE = 1000, 1
+ETH_P_ALL, ETH_P_8021Q = 0x0003, 0x8100
 TC_NAME = "lvsxdp"
 TCA_BPF_ID = 11
 # Devices that XDP cannot send out of: the kernel's road serves them.
@@ -38,6 +39,8 @@ class Link:
     """An interface as the kernel has it.
 
     `program` is the id of its XDP program, 0 where it has none, and `mode` the mode of that.
+    `lower` is the index of the interface under it, 0 where that is in another namespace; `vlan` is
+    the id in a VLAN device's tags, None where they are not 802.1Q's or hold a priority as well.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Link:
     lower: int
     program: int
     mode: str
+    vlan: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -346,8 +350,10 @@ def _interface_addresses() -> Iterator[tuple[str, int, str]]:
 
 
 def fingerprint() -> str:
-    """What tells this namespace's interfaces, their MACs and their addresses from any others."""
-    found = [*sorted(socket.if_nameindex()), *sorted(_interface_addresses())]
+    """What tells this namespace's interfaces, their MACs, addresses and tags from any others."""
+    tags = Path("/proc/net/vlan/config")  # there where the kernel has VLAN devices
+    known = tags.read_text() if tags.exists() else ""
+    found = [known, *sorted(socket.if_nameindex()), *sorted(_interface_addresses())]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
@@ -375,16 +381,26 @@ def _link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     xdp = message.get_attr("IFLA_XDP")
     attached = (xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None) or ""
+    has_peer_elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
     return Link(
         name=message.get_attr("IFLA_IFNAME"),
         index=message["index"],
         mac=message.get_attr("IFLA_ADDRESS") or "00:00:00:00:00:00",
         kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
         mtu=message.get_attr("IFLA_MTU") or 0,
-        lower=message.get_attr("IFLA_LINK") or 0,
+        lower=0 if has_peer_elsewhere else message.get_attr("IFLA_LINK") or 0,
         program=(xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else 0) or 0,
         mode=XDP_MODES.get(attached, ""),
+        vlan=_vlan(info) if info else None,
     )
+
+
+def _vlan(info: Any) -> int | None:
+    """The id of an 802.1Q device that maps no packet's priority into its tags."""
+    data = info.get_attr("IFLA_INFO_DATA") if info.get_attr("IFLA_INFO_KIND") == "vlan" else None
+    if data is None or data.get_attr("IFLA_VLAN_PROTOCOL") != ETH_P_8021Q:
+        return None
+    return None if data.get_attr("IFLA_VLAN_EGRESS_QOS") else int(data.get_attr("IFLA_VLAN_ID"))
 
 
 def can_transmit(link: Link) -> bool:

@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import entries, linking, model, names, network, show
+from lvsxdp import entries, interfaces, linking, model, names, network, records, show
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -114,11 +114,13 @@ def _road(
     route = net.route(backend.address)
     if route is None or not attached:
         return None
-    link = links.get(route.ifindex)
+    link, table = links.get(route.ifindex), balancer.map("interfaces")
     xdp = [index for index, mode in attached.items() if mode != "tc"]
-    if not xdp or link is None or not network.can_transmit(link) or not _fib_answers(backend):
+    if not xdp or link is None or link.index >= table.capacity or not _fib_answers(backend):
         return "tc"
-    return "tx" if route.ifindex in xdp else "redirect"
+    row = table.look_up(records.number(link.index)) or b""
+    sender = interfaces.sender(balancer.schema, row, link)
+    return ("tx" if sender in xdp else "redirect") if sender else "tc"
 
 
 def _fib_answers(backend: Backend) -> bool:

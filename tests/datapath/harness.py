@@ -15,7 +15,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from lvsxdp import config, entries, maps, network, records, views
+from lvsxdp import config, entries, interfaces, maps, network, records, views
 from lvsxdp.controller import Balancer
 from lvsxdp.model import Capacity, Config
 from lvsxdp.network import Network
@@ -159,6 +159,27 @@ class Datapath:
         """Moves the clock, with every next hop confirmed as by other traffic."""
         self.advance(seconds)
         self.confirm()
+
+    @contextlib.contextmanager
+    def taken_for_vlan(self, name: str, lower: str, vlan: int, mac: str = "") -> Iterator[None]:
+        """The interface's row as if it were a VLAN device, which not every kernel has."""
+        modes = {attached.ifindex: attached.mode for attached in self.balancer.state.attachments}
+        links = {link.name: link for link in self.net.links()}
+        links[name] = dataclasses.replace(
+            links[name],
+            mac=mac or links[name].mac,
+            kind="vlan",
+            lower=links[lower].index,
+            vlan=vlan,
+        )
+        rows = interfaces.rows(self.balancer.schema, links.values(), modes)
+        index, table = links[name].index, self.balancer.map("interfaces")
+        before = table.look_up(records.number(index)) or b""
+        table.update(records.number(index), rows[index])
+        try:
+            yield
+        finally:
+            table.update(records.number(index), before)
 
     # ------------------------------------------------------------------------------ packets
 

@@ -24,6 +24,7 @@ ACTING = {
     "libbpf",
     "maps",
     "network",
+    "interfaces",
     "controller",
     "loading",
     "attaching",

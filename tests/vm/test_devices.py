@@ -99,10 +99,21 @@ def serve(folder: Path, device: str, mode: str) -> dict[str, int]:
     return reasons
 
 
+def roads() -> dict[str, str]:
+    """The road to each backend."""
+    rows = json.loads(lvsxdp("backend", "list", "--json"))
+    return {row["address"]: row["road"] for row in rows}
+
+
+def counted(namespace: str, device: str, what: str) -> int:
+    """The packets that a device has received (`rx`) or sent (`tx`)."""
+    command = ["ip", "-n", namespace, "-j", "-s", "link", "show", "dev", device]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(json.loads(shown)[0]["stats64"][what]["packets"])
+
+
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
-def test_clients_in_one_vlan_reach_a_backend_in_another_across_one_trunk(
-    namespaces: Path, mode: str
-) -> None:
+def test_clients_in_one_vlan_reach_a_backend_in_another(namespaces: Path, mode: str) -> None:
     cable(CLIENT, "eth0", BALANCER, "trunk")
     cable(BALANCER, "back", BACKEND, "eth0")
     tagged(CLIENT, "eth0", 10, "10.0.10.7/24")
@@ -110,7 +121,57 @@ def test_clients_in_one_vlan_reach_a_backend_in_another_across_one_trunk(
     tagged(BALANCER, "back", 20, "10.0.20.1/24")
     tagged(BACKEND, "eth0", 20, "10.0.20.11/24")
     ip(BALANCER, f"addr add {VIP}/32 dev trunk.10")
-    assert serve(namespaces, "trunk", mode)["forwarded"] >= 50
+    forwarded = serve(namespaces, "trunk", mode)["forwarded"]
+    assert forwarded >= 50
+    assert counted(BACKEND, "eth0.20", "rx") >= forwarded
+    assert roads() == {"10.0.20.11": "redirect" if mode == "native" else "tc"}
+    # what XDP sends does not pass the VLAN device; what TC sends does
+    by_device = counted(BALANCER, "back.20", "tx")
+    assert by_device < forwarded / 2 if mode == "native" else by_device >= forwarded
+
+
+def test_across_one_trunk_frames_go_back_with_another_tag(namespaces: Path) -> None:
+    cable(CLIENT, "eth0", BALANCER, "trunk")
+    cable(CLIENT, "port", BACKEND, "eth0")
+    ip(CLIENT, "link add switch type bridge")
+    ip(CLIENT, "link set switch up")
+    for device in ("eth0", "port"):
+        ip(CLIENT, f"link set {device} master switch")
+    tagged(CLIENT, "switch", 10, "10.0.10.7/24")
+    tagged(BALANCER, "trunk", 10, "10.0.10.1/24")
+    tagged(BALANCER, "trunk", 20, "10.0.20.1/24")
+    tagged(BACKEND, "eth0", 20, "10.0.20.11/24")
+    ip(BALANCER, f"addr add {VIP}/32 dev trunk.10")
+    forwarded = serve(namespaces, "trunk", "native")["forwarded"]
+    assert forwarded >= 50
+    assert counted(BACKEND, "eth0.20", "rx") >= forwarded
+    assert roads() == {"10.0.20.11": "tx"}
+    assert counted(BALANCER, "trunk.20", "tx") < forwarded / 2
+
+
+def test_the_kernel_sends_by_vlan_devices_that_xdp_does_not_know_or_cannot_tag_for(
+    namespaces: Path,
+) -> None:
+    cable(CLIENT, "eth0", BALANCER, "front")
+    cable(BALANCER, "back", BACKEND, "eth0")
+    subnets = {21: "", 22: " protocol 802.1ad", 23: " egress-qos-map 0:5"}
+    for number, words in subnets.items():
+        ip(BALANCER, f"link add link back name v{number} type vlan id {number}{words}")
+    ip(BALANCER, "link add link v21 name v24 type vlan id 24")
+    for number in (*subnets, 24):
+        ip(BALANCER, f"link set v{number} up")
+        ip(BALANCER, f"addr add 10.0.{number}.1/24 dev v{number}")
+    path = namespaces / "config.yaml"
+    backends = ", ".join(f"{{address: 10.0.{number}.11}}" for number in range(21, 26))
+    path.write_text(CONFIG.replace("{address: 10.0.20.11}", backends))
+    lvsxdp("attach", "front", "-c", str(path), "--mode", "native", "--set-sysctl")
+    ip(BALANCER, "link add link back name v25 type vlan id 25")
+    ip(BALANCER, "link set v25 up")
+    ip(BALANCER, "addr add 10.0.25.1/24 dev v25")
+    known = {"10.0.21.11": "redirect", **{f"10.0.{n}.11": "tc" for n in (22, 23, 24)}}
+    assert roads() == {**known, "10.0.25.11": "tc"}
+    lvsxdp("apply", str(path))
+    assert roads() == {**known, "10.0.25.11": "redirect"}
 
 
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
