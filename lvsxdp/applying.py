@@ -77,9 +77,14 @@ def bring(
         tell(f"features: {features.names(todo.missing)} to be compiled in")
     for warning in todo.warnings:
         say(f"warning: {warning}")
+    if how.dry_run:
+        return False
     # an interface that was detached, and that the file does not ask for, is missed no more
     missed = todo.config.interfaces != balancer.state.config.interfaces
-    if how.dry_run or not (todo.lines or balancer.state.applied or missed):
+    if not (todo.lines or balancer.state.applied or missed):
+        # the host may be another than it was
+        balancer.follow_network(net)
+        balancer.write_routes(net)
         return False
     kept = None if sources is None else changes.kept_sources(sources, read, todo.config)
     with guard():

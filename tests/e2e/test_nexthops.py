@@ -262,3 +262,21 @@ def test_a_backend_behind_a_router_is_sent_to_by_the_routers_mac(
         routes(lab, "del", dict.fromkeys(FAMILIES, "{}"))
         for family in FAMILIES:
             ip(lab, "rt", f"-{family} rule del iif back lookup 100")
+
+
+def test_an_interface_that_appears_is_sent_to_by_tc_until_an_apply(
+    balancer: Balancer, flow: Flow
+) -> None:
+    lab = balancer.lab
+    ip(lab, "lb", f"link add late up type veth peer name late netns {lab.netns('b1')}")
+    try:
+        ip(lab, "b1", "link set late up")
+        for family, words in {"4": "10.10.0.1/24", "6": "2001:db8:10::1/64 nodad"}.items():
+            ip(lab, "lb", f"-{family} address add {words} dev late")
+        routes(lab, "replace", {"4": "{} via 10.10.0.11", "6": "{} via 2001:db8:10::11"})
+        assert roads(balancer) == {"tc"}
+        assert balancer.lvsxdp("apply", balancer.file(CONFIG)) == "nothing to do\n"
+        assert roads(balancer) == {"redirect"}
+    finally:
+        ip(lab, "lb", "link del late")
+    wait_for(lambda: flow.ways_from("b1", time.monotonic())["4"] == {"eth0"})
