@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -303,6 +304,8 @@ class Balancer:
             "local_addresses",
             {addresses.encode(address=records.wire_address(a)) for a in net.addresses()},
         )
+        with contextlib.suppress(FileExistsError):
+            state.make_folder(self.where.files, 0o700)
         (self.where.files / "network").write_text(seen)
 
     def _replace_keys(self, name: str, wanted: set[bytes]) -> None:
