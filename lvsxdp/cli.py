@@ -333,7 +333,7 @@ def _check_status(ctx: click.Context, options: Options, json: bool) -> None:
     from lvsxdp import show, views
 
     with opened(options) as (balancer, net):
-        rows = views.interfaces(balancer, net)
+        rows = views.interface_rows(balancer, net)
     if json:
         click.echo(show.as_json({"interfaces": rows}))
     else:

@@ -128,7 +128,7 @@ def _fib_answers(backend: Backend) -> bool:
     return network.sysctl(f"net/ipv{backend.address.version}/conf/lo/forwarding") == "1"
 
 
-def interfaces(balancer: Balancer, net: Network) -> list[Row]:
+def interface_rows(balancer: Balancer, net: Network) -> list[Row]:
     """The interfaces that are attached or should be, each with whether it is."""
     links = {link.index: link for link in net.links()}
     rows: list[Row] = []
@@ -155,7 +155,7 @@ def status(balancer: Balancer, net: Network) -> Row:
     from lvsxdp import confirming
 
     return {
-        "interfaces": interfaces(balancer, net),
+        "interfaces": interface_rows(balancer, net),
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
         "tables": table_rows(balancer),
