@@ -163,7 +163,7 @@ def detach_all(where: Folders, net: Network) -> None:
                 linking.detach_link(balancer, net, attached)
             # without it nothing is attached, and the next attach removes what is left of the pins
             where.state_file.unlink(missing_ok=True)
-    except (ConflictError, DatapathError):
+    except (NotFoundError, ConflictError, DatapathError):
         if not backup.is_pinned(where):
             raise
         _strip(where, net)

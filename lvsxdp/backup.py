@@ -10,7 +10,7 @@ import mmap
 import os
 
 from lvsxdp import maps, state
-from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError
+from lvsxdp.errors import DatapathError
 from lvsxdp.maps import Map
 from lvsxdp.state import Folders, State
 
@@ -41,22 +41,18 @@ def keep(where: Folders) -> None:
 
 
 def read(where: Folders) -> State | None:
-    """The state on record, None where nothing runs; out of the copy where its file is lost.
+    """The state on record, None where there is none; out of the copy where its file is lost.
 
-    ConflictError or DatapathError where something runs and neither can be read.
+    DatapathError where the file is damaged and there is no copy.
     """
+    has_copy = (where.pins / NAME).exists()
     try:
         found = state.read(where)
-        if found is not None or not is_pinned(where):
+        if found is not None or not has_copy:
             return found
-        lost: LvsxdpError = ConflictError(
-            f"{where.state_file} is lost, and what runs goes on and cannot be changed any more: "
-            "detach --all, then attach"
-        )
-    except DatapathError as err:
-        lost = err
-    if not (where.pins / NAME).exists():
-        raise lost
+    except DatapathError:
+        if not has_copy:
+            raise
     _restore(where)
     return state.read(where)
 

@@ -118,7 +118,12 @@ class Balancer:
         """
         found = backup.read(where)
         if found is None or not where.pins.is_dir():
-            raise NotFoundError("lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)")
+            raise NotFoundError(
+                "there is no record of what is pinned here: an attach that was not finished, or "
+                "whose record is lost (lvsxdp attach IFACE -c CONFIG, or detach --all)"
+                if backup.is_pinned(where)
+                else "lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)"
+            )
         balancer = cls(where, found, say, build)
         if journal.is_unfinished(where):
             balancer._recover()
