@@ -57,6 +57,11 @@ def read(where: Folders) -> State | None:
     return state.read(where)
 
 
+def is_half_kept(where: Folders) -> bool:
+    """Whether a command was killed while it kept a copy."""
+    return (where.pins / FRESH).exists()
+
+
 def is_pinned(where: Folders) -> bool:
     """Whether programs are pinned that interfaces may have."""
     return (where.pins / "xdp_entry").exists()

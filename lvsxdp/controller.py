@@ -124,6 +124,8 @@ class Balancer:
                 if backup.is_pinned(where)
                 else "lvsxdp is not attached here (lvsxdp attach IFACE -c CONFIG)"
             )
+        if backup.is_half_kept(where):
+            backup.keep(where)
         balancer = cls(where, found, say, build)
         if journal.is_unfinished(where):
             balancer._recover()
