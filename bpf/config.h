@@ -116,3 +116,6 @@
  * that what was compiled serves any draw.
  */
 #define HASH_KEY(number) bpf_pseudo_fd(15, number)
+/* Numbers that the loader finds in the running kernel, written in the same way after those. */
+#define KERNEL_NUMBER(number) bpf_pseudo_fd(15, HASH_KEYS + (number))
+#define HASH_KEYS 14

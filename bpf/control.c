@@ -1,4 +1,4 @@
-/* Programs that the control plane runs by itself; they see no traffic. */
+/* Programs that the control plane runs by itself or has watch the kernel; they see no traffic. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
@@ -28,6 +28,8 @@
 #include "age.h"
 #include "sweep.h"
 #include "pin.h"
+#include "stats.h"
+#include "watch.h"
 
 /* Answers with both clocks, read together. */
 int read_clock(struct xdp_md *ctx)

@@ -106,6 +106,8 @@ FLAT_CPU_TABLE("percpu_array", u32, struct lane, lanes, BACKEND_CAPACITY, FLAT_L
 FLAT_TABLE("array", u32, u64, nexthop_probes, BACKEND_CAPACITY, FLAT_NEXTHOP_PROBES)
 /* Packets by reason. */
 FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
+/* Interface index -> packets that XDP had sent out of it and the kernel lost; 0: beyond the table. */
+FLAT_TABLE("array", u32, u64, redirect_failures, INTERFACE_CAPACITY, FLAT_REDIRECT_FAILURES)
 /* Counters by service id. */
 FLAT_CPU_TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_CAPACITY,
 	       FLAT_SERVICE_COUNTERS)

@@ -26,6 +26,7 @@ enum reason {
 	REASON_BACKEND_GONE = 21,
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
 	REASON_TOO_BIG = 23,
+	REASON_REDIRECT_FAILED = 24, /* counted as forwarded before: watch.h */
 	REASON_MAX = 32,
 };
 
@@ -507,4 +508,5 @@ enum flat {
 	FLAT_ENTRY_RECOUNTS6 = 29,
 	FLAT_BUCKET_SUMS4 = 30,
 	FLAT_BUCKET_SUMS6 = 31,
+	FLAT_REDIRECT_FAILURES = 32,
 };

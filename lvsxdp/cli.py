@@ -144,6 +144,7 @@ def attach(
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl --confirm 60
     """
     from lvsxdp import attaching, views
+    from lvsxdp.controller import Balancer
 
     loaded, sources = _read_config(config, _read_text(config), {}) if config else (None, {})
     names = interfaces or (loaded.interfaces if loaded else ())
@@ -164,7 +165,9 @@ def attach(
             tell=click.echo,
             guard=lambda: guarded(where, confirm),
         )
-        for warning in views.warnings(loaded or Config(), net):
+        with Balancer.open(where) as balancer:
+            of_roads = views.attached(balancer, net)
+        for warning in [*views.warnings(loaded or Config(), net), *of_roads]:
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
     _ask_to_confirm(confirm)
@@ -252,10 +255,11 @@ def apply(
 
 def _apply(options: Options, config: Path, how: How, confirm: int | None = None) -> None:
     """Brings the running balancer to a file, and prints what differs."""
-    from lvsxdp import applying, views
+    from lvsxdp import applying, roads, views
 
     text = _read_text(config)
     with opened(options) as (balancer, net):
+        before = balancer.state.config
         read, sources = _read_config(config, text, balancer.state.known)
         changed = applying.bring(
             balancer,
@@ -267,7 +271,7 @@ def _apply(options: Options, config: Path, how: How, confirm: int | None = None)
             tell=click.echo,
             guard=lambda: guarded(balancer.where, confirm),
         )
-        for warning in views.warnings(read, net):
+        for warning in [*views.warnings(read, net), *roads.warnings(balancer, net, before)]:
             say(f"warning: {warning}")
     _ask_to_confirm(confirm if changed else None)
 

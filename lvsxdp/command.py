@@ -223,7 +223,7 @@ def _told_by_name(wanted: Config) -> Iterator[None]:
 
 def put(balancer: Any, net: Any, wanted: Config) -> None:
     """Applies a configuration that an edit made; what is legal and probably not meant is told."""
-    from lvsxdp import checks, names
+    from lvsxdp import checks, names, roads
 
     refuse_while_unconfirmed(balancer.where)
     known = balancer.state.config
@@ -235,3 +235,5 @@ def put(balancer: Any, net: Any, wanted: Config) -> None:
             say(f"warning: {names.by_name(wanted, warning)}")
     with _told_by_name(wanted):
         balancer.apply(wanted, net, by_hand=True)
+    for warning in roads.warnings(balancer, net, known):
+        say(f"warning: {warning}")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvsxdp import backup, features, maps, mark_words, records, state
+from lvsxdp import backup, features, maps, mark_words, records, state, watching
 from lvsxdp.bytecode import Compiled, Links, Table
 from lvsxdp.controller import TABLES
 from lvsxdp.errors import ConflictError, DatapathError
@@ -157,6 +157,9 @@ def _load_all(into: Path, pins: Path, defines: dict[str, object], build: Build) 
             _make_table(name, table, into, name in enums["flat"])
     _load_control(into, pins, compiled, build, enums["flat"])
     _load_hooks(into, pins, defines, build, enums)
+    # last, since programs that these take the place of count the same until then
+    with _links((into, pins), compiled, enums["flat"], build.keys) as links:
+        unwatched = watching.watch(into, compiled, links)
     return {
         "tables": described_tables(compiled, enums),
         "enums": enums,
@@ -165,6 +168,7 @@ def _load_all(into: Path, pins: Path, defines: dict[str, object], build: Build) 
         "filter_bits": defines["FILTER_BITS"],
         "defines": defines,
         "sources": compiler.digest(folder),
+        "unwatched": unwatched,
     }
 
 
@@ -196,7 +200,9 @@ def described_tables(compiled: Compiled, enums: Mapping[str, Mapping[str, int]])
 def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
     """All that is pinned of a version of the programs."""
     hooks = {f"{hook}_{part}" for hook in HOOKS for part in ("programs", "entry")}
-    return frozenset({*described["tables"], *OWN_TABLES, *CONTROL, *hooks, backup.NAME})
+    watches = () if described.get("unwatched", watching.OLDER) else watching.TRACEPOINTS
+    tables = (*described["tables"], *OWN_TABLES, backup.NAME)
+    return frozenset({*tables, *CONTROL, *hooks, *watches})
 
 
 def load_wider(

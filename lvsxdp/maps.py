@@ -32,6 +32,7 @@ class ProgramType(enum.IntEnum):
 
     SCHED_CLS = 3
     XDP = 6
+    RAW_TRACEPOINT = 17
 
 
 def possible_cpus() -> int:
@@ -127,6 +128,14 @@ def run_program(
     return Run(options.verdict, data, moved, options.duration, left)
 
 
+def open_tracepoint(name: str, program: int) -> int:
+    """A descriptor of a link by which the program runs at a tracepoint, until it is closed."""
+    descriptor = int(libbpf.library().bpf_raw_tracepoint_open(name.encode(), program))
+    if descriptor < 0:
+        raise libbpf.failure(f"attaching to the tracepoint {name} failed", descriptor)
+    return descriptor
+
+
 def program_info(descriptor: int) -> tuple[int, str]:
     """A program's id and name."""
     info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
@@ -153,7 +162,7 @@ def program_name(identity: int) -> str:
 
 
 def pin(descriptor: int, path: Path) -> None:
-    """Keeps a map or program alive by a file in the bpf file system."""
+    """Keeps a map, program or link alive by a file in the bpf file system."""
     result = libbpf.library().bpf_obj_pin(descriptor, os.fsencode(path))
     if result:
         raise libbpf.failure(f"pinning {path} failed", result)

@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import functools
 import hashlib
 import ipaddress
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,8 @@ TC_PRIORITY, TC_HANDLE = 1000, 1
 ETH_P_ALL, ETH_P_8021Q = 0x0003, 0x8100
 TC_NAME = "lvsxdp"
 TCA_BPF_ID = 11
+IFF_UP = 1
+SIOCETHTOOL, ETHTOOL_GGRO = 0x8946, 0x2B
 # Devices that XDP cannot send out of: the kernel's road serves them.
 NO_TRANSMIT = {"vlan", "bridge", "macvlan", "dummy", "ipip", "gre", "sit", "ip6tnl", "vxlan", "ifb"}
 XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offload"}
@@ -38,9 +42,10 @@ XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offload"}
 class Link:
     """An interface as the kernel has it.
 
-    `program` is the id of its XDP program, 0 where it has none, and `mode` the mode of that.
-    `lower` is the index of the interface under it, 0 where that is in another namespace; `vlan` is
-    the id in a VLAN device's tags, None where they are not 802.1Q's or hold a priority as well.
+    `lower` is the index of the device that it is on, of a veth device its far end, 0 where that is
+    in another namespace.  `program` is the id of its XDP program, 0 where it has none, and `mode`
+    the mode of that.  `vlan` is the id in a VLAN device's tags, None where they are not 802.1Q's or
+    hold a priority as well.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Link:
     lower: int
     program: int
     mode: str
+    is_up: bool = True
     vlan: int | None = None
 
 
@@ -391,6 +397,7 @@ def _link(message: Any) -> Link:
         lower=0 if has_peer_elsewhere else message.get_attr("IFLA_LINK") or 0,
         program=(xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else 0) or 0,
         mode=XDP_MODES.get(attached, ""),
+        is_up=bool(message["flags"] & IFF_UP),
         vlan=_vlan(info) if info else None,
     )
 
@@ -414,6 +421,16 @@ def upper_macs(links: list[Link]) -> Iterator[tuple[int, str]]:
     for link in links:
         if link.kind in ("vlan", "macvlan") and macs.get(link.lower, link.mac) != link.mac:
             yield link.lower, link.mac
+
+
+def has_gro(name: str) -> bool:
+    """Whether an interface joins what it receives (ethtool -k); True where that cannot be asked."""
+    value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_GGRO, 0), 8)
+    request = struct.pack("16sP16x", name.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked, contextlib.suppress(OSError):
+        fcntl.ioctl(asked, SIOCETHTOOL, request)
+        return bool(struct.unpack("II", value.raw)[1])
+    return True
 
 
 def sysctl(name: str) -> str:

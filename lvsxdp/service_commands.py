@@ -36,6 +36,7 @@ BACKEND_COLUMNS = (
     "connections",
     "packets",
     "bytes",
+    "interface",
     "road",
 )
 

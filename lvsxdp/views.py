@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import entries, interfaces, linking, model, names, network, records, show
+from lvsxdp import entries, linking, model, names, network, roads, show, watching
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -71,15 +71,16 @@ def service(balancer: Balancer, found: Service) -> Row:
 
 
 def backends(balancer: Balancer, net: Network, only: Service | None = None) -> list[Row]:
-    """Every backend of one service or of all: state, load, counters and road."""
+    """Every backend of one service or of all: state, load, counters, interface out and road."""
     bound = Counter((service, backend) for service, _, backend, *_ in persistence(balancer))
-    links = {link.index: link for link in net.links()}
+    finder = roads.Finder(balancer, net)
     rows = []
     for service in [only] if only else balancer.state.config.services:
         for backend in service.backends:
             row = _backend_row(balancer, service, backend)
             row["persistent"] = bound[str(service), str(backend)]
-            row["road"] = _road(balancer, net, links, backend)
+            road = finder.road(backend.address)
+            row["interface"], row["road"] = road.interface, road.name
             rows.append(row)
     return rows
 
@@ -102,30 +103,9 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
         "inactive": max(load["total"] - load["active"], 0),
         "persistent": 0,
         **counters,
+        "interface": None,
         "road": None,
     }
-
-
-def _road(
-    balancer: Balancer, net: Network, links: dict[int, network.Link], backend: Backend
-) -> str | None:
-    """How packets leave for the backend: tx, redirect or tc."""
-    attached = {a.ifindex: a.mode for a in balancer.state.attachments}
-    route = net.route(backend.address)
-    if route is None or not attached:
-        return None
-    link, table = links.get(route.ifindex), balancer.map("interfaces")
-    xdp = [index for index, mode in attached.items() if mode != "tc"]
-    if not xdp or link is None or link.index >= table.capacity or not _fib_answers(backend):
-        return "tc"
-    row = table.look_up(records.number(link.index)) or b""
-    sender = interfaces.sender(balancer.schema, row, link)
-    return ("tx" if sender in xdp else "redirect") if sender else "tc"
-
-
-def _fib_answers(backend: Backend) -> bool:
-    """The kernel's FIB answers XDP only while lo.forwarding is on."""
-    return network.sysctl(f"net/ipv{backend.address.version}/conf/lo/forwarding") == "1"
 
 
 def interface_rows(balancer: Balancer, net: Network) -> list[Row]:
@@ -154,15 +134,21 @@ def status(balancer: Balancer, net: Network) -> Row:
     """Interfaces, tables, packets by reason, and what needs attention."""
     from lvsxdp import confirming
 
+    links = {link.index: link for link in net.links()}
     return {
         "interfaces": interface_rows(balancer, net),
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
         "tables": table_rows(balancer),
         "reasons": balancer.reasons(),
+        "redirect_failures": watching.losses(balancer, links),
         "features": sorted(balancer.state.features),
         "local_addresses": "fib" if _lo_forwarding() else "table",
-        "warnings": [*confirming.warnings(balancer.where), *_full_tables(balancer)],
+        "warnings": [
+            *confirming.warnings(balancer.where),
+            *_full_tables(balancer),
+            *watching.warnings(balancer, links),
+        ],
     }
 
 
@@ -192,6 +178,11 @@ def warnings(config: Config, net: Network) -> list[str]:
     if found and len(elsewhere) > MOST_ASKED:
         found.append(f"{len(elsewhere) - MOST_ASKED} more such addresses were not asked about")
     return found
+
+
+def attached(balancer: Balancer, net: Network) -> list[str]:
+    """What the kernel does not do for this balancer as well as it could."""
+    return [*watching.unwatched(balancer), *roads.warnings(balancer, net)]
 
 
 def _virtual_addresses(config: Config) -> Iterator[Address]:

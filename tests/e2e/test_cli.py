@@ -141,7 +141,7 @@ def test_apply_keeps_a_drain_unless_told_otherwise(lb: Pair, tmp_path: Path) -> 
 
 ROW = {
     *("service", "address", "port", "weight", "forward", "state", "active", "inactive"),
-    *("persistent", "packets", "bytes", "connections", "road"),
+    *("persistent", "packets", "bytes", "connections", "interface", "road"),
 }
 
 

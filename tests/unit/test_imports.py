@@ -40,6 +40,9 @@ ACTING = {
     "recovery",
     "ageing",
     "views",
+    "roads",
+    "watching",
+    "kernel_types",
     *("cli", "command", "entry_commands", "service_commands"),
 }
 COMMANDS = {"cli", "command", "entry_commands", "service_commands"}

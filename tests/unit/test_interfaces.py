@@ -14,7 +14,7 @@ SCHEMA = schema()
 FLAG = SCHEMA.enums["interface_flag"]
 ETH = Link("eth0", 2, "02:00:00:00:00:02", "", 1500, 0, 0, "")
 BRIDGE = dataclasses.replace(ETH, name="br0", index=3, kind="bridge")
-VLAN = Link("eth0.20", 5, "02:00:00:00:00:02", "vlan", 1500, 2, 0, "", 20)
+VLAN = Link("eth0.20", 5, "02:00:00:00:00:02", "vlan", 1500, 2, 0, "", vlan=20)
 
 
 def row(link: Link, *others: Link, **modes: str) -> tuple[int, int, int]:
