@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from lvsxdp import changes, features, linking
+from lvsxdp import changes, features, linking, listening
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, LvsxdpError
 from lvsxdp.features import Feature
@@ -23,7 +23,8 @@ class How:
     """How a balancer is brought to a configuration.
 
     `undrain` ends drains and `detach` takes interfaces off that it does not name; `force` takes
-    the place of other programs; `by_hand` is as in Balancer.apply; `modes` are interfaces'.
+    the place of other programs, and the packets of listeners; `by_hand` is as in Balancer.apply;
+    `modes` are interfaces'.
     """
 
     dry_run: bool = False
@@ -77,6 +78,7 @@ def bring(
         tell(f"features: {features.names(todo.missing)} to be compiled in")
     for warning in todo.warnings:
         say(f"warning: {warning}")
+    listening.refuse_covered(balancer.state.config, todo.config, net.addresses, force=how.force)
     if how.dry_run:
         return False
     # an interface that was detached, and that the file does not ask for, is missed no more

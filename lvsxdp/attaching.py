@@ -9,7 +9,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lvsxdp import applying, backup, changes, journal, linking, loading, network, state
+from lvsxdp import (
+    applying,
+    backup,
+    changes,
+    journal,
+    linking,
+    listening,
+    loading,
+    network,
+    state,
+)
 from lvsxdp.applying import Guard, How, Say
 from lvsxdp.book import Book
 from lvsxdp.controller import FILE_ROOT, PIN_ROOT, Balancer
@@ -57,6 +67,7 @@ def attach(
     for link in links if not force else ():
         linking.refuse_occupied(net, link)
     wanted = dataclasses.replace(config or Config(), interfaces=interfaces)
+    listening.refuse_covered(Config(), wanted, net.addresses, force=force)
     wanted = dataclasses.replace(wanted, capacity=loading.sized(wanted.capacity, loading.memory()))
     with guard(), _loaded(where, wanted, _with_room(build or Build(), net)) as balancer:
         balancer.apply(wanted, net, first=True, sources=sources)
@@ -88,6 +99,8 @@ def _attach_more(
         if link.index in whole and config is None and not newer:
             raise ConflictError(f"{link.name} is attached already (lvsxdp status)")
     known = balancer.state.config
+    # before newer programs take over, as nothing may change where it is refused
+    listening.refuse_covered(known, config or known, net.addresses, force=how.force)
     if newer or (config and changes.capacity_of(known, config) != known.capacity):
         upgrading.upgrade(balancer, net, config or known, force=how.force)
     names = tuple(link.name for link in links)

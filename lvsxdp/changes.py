@@ -151,6 +151,17 @@ def is_of_weights(old: Config, new: Config) -> bool:
     )
 
 
+def brings_rules_or_services(old: Config, new: Config) -> bool:
+    """Whether `new` has other mark rules than `old`, or a service that `old` has not."""
+    if old.marks is not new.marks and old.marks != new.marks:
+        return True
+    pairs = zip(old.services, new.services, strict=False)
+    if len(new.services) <= len(old.services) and all(a is b or a.key == b.key for a, b in pairs):
+        # as after most edits; of very many services the rest takes long
+        return False
+    return not {s.key for s in new.services} <= {s.key for s in old.services}
+
+
 def add_service(config: Config, service: Service) -> Config:
     """The configuration with one service more, the last of its file."""
     if any(s.key == service.key for s in config.services):

@@ -116,6 +116,13 @@ def schema() -> None:
     click.echo(show.as_json(json_schema.json_schema(config.MAX_CAPACITY)))
 
 
+force_all = click.option(
+    "--force",
+    is_flag=True,
+    help="Replace what another program attached; take packets of a process that listens here.",
+)
+
+
 @main.command()
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Apply this file.")
@@ -126,7 +133,7 @@ def schema() -> None:
     show_default=True,
     help="How to attach; auto falls back and says so.",
 )
-@click.option("--force", is_flag=True, help="Replace what another program attached.")
+@force_all
 @click.option("--set-sysctl", is_flag=True, help="Set net.ipv4/ipv6.conf.lo.forwarding to 1.")
 @confirm_within
 @pass_options
@@ -232,6 +239,7 @@ def detach(options: Options, interfaces: tuple[str, ...], everything: bool, stal
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--undrain", is_flag=True, help="End drains that the file does not ask for.")
 @click.option("--detach", is_flag=True, help="Detach interfaces that the file leaves out.")
+@force_all
 @confirm_within
 @pass_options
 def apply(
@@ -240,6 +248,7 @@ def apply(
     dry_run: bool,
     undrain: bool,
     detach: bool,
+    force: bool,
     confirm: int | None,
 ) -> None:
     """Bring the running balancer to CONFIG; prints what differs.
@@ -250,7 +259,8 @@ def apply(
     """
     from lvsxdp.applying import How
 
-    _apply(options, config, How(dry_run=dry_run, undrain=undrain, detach=detach), confirm)
+    how = How(dry_run=dry_run, undrain=undrain, detach=detach, force=force)
+    _apply(options, config, how, confirm)
 
 
 def _apply(options: Options, config: Path, how: How, confirm: int | None = None) -> None:

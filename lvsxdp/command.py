@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lvsxdp.errors import ConfigError, LvsxdpError
+from lvsxdp.errors import ConfigError, ConflictError, LvsxdpError
 from lvsxdp.model import Config, Service
 
 EXITS = (
@@ -81,6 +81,9 @@ class Options:
 
 
 pass_options = click.make_pass_decorator(Options)
+force_covering = click.option(
+    "--force", is_flag=True, help="Even if it takes packets of a process that listens here."
+)
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 
 
@@ -204,10 +207,10 @@ def service_named(balancer: Any, text: str) -> tuple[Service, int]:
     return found, balancer.state.book.services[str(found.key)].id
 
 
-def change(options: Options, edit: Callable[[Config], Config]) -> None:
+def change(options: Options, edit: Callable[[Config], Config], *, force: bool = False) -> None:
     """Applies a change of the running configuration, made by hand."""
     with opened(options) as (balancer, net):
-        put(balancer, net, edit(balancer.state.config))
+        put(balancer, net, edit(balancer.state.config), force=force)
 
 
 @contextlib.contextmanager
@@ -219,11 +222,16 @@ def _told_by_name(wanted: Config) -> Iterator[None]:
         yield
     except ConfigError as err:
         raise ConfigError(*(names.by_name(wanted, line) for line in err.problems)) from err
+    except ConflictError as err:
+        raise ConflictError(names.by_name(wanted, str(err))) from err
 
 
-def put(balancer: Any, net: Any, wanted: Config) -> None:
-    """Applies a configuration that an edit made; what is legal and probably not meant is told."""
-    from lvsxdp import checks, names, roads
+def put(balancer: Any, net: Any, wanted: Config, *, force: bool = False) -> None:
+    """Applies a configuration that an edit made; what is legal and probably not meant is told.
+
+    What takes packets of a process that listens here is refused without `force`.
+    """
+    from lvsxdp import checks, listening, names, roads
 
     refuse_while_unconfirmed(balancer.where)
     known = balancer.state.config
@@ -234,6 +242,7 @@ def put(balancer: Any, net: Any, wanted: Config) -> None:
         if warning not in before:
             say(f"warning: {names.by_name(wanted, warning)}")
     with _told_by_name(wanted):
+        listening.refuse_covered(known, wanted, net.addresses, force=force)
         balancer.apply(wanted, net, by_hand=True)
     for warning in roads.warnings(balancer, net, known):
         say(f"warning: {warning}")

@@ -13,6 +13,7 @@ from lvsxdp.command import (
     Options,
     as_json,
     change,
+    force_covering,
     opened,
     parsed,
     pass_options,
@@ -145,8 +146,9 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @service.command("add")
 @click.argument("service_name", metavar="SERVICE")
 @service_options
+@force_covering
 @pass_options
-def service_add(options: Options, /, service_name: str, **edits: Any) -> None:
+def service_add(options: Options, /, service_name: str, force: bool, **edits: Any) -> None:
     """Add a service, by mark or by address; backends follow with `backend add`.
 
     Example: lvsxdp service add tcp:192.0.2.10:443 --scheduler wrr --persistence 600
@@ -156,7 +158,7 @@ def service_add(options: Options, /, service_name: str, **edits: Any) -> None:
     fresh = changes.edit_service(
         Service(names.parse_service_key(service_name)), changes.Edits(**edits)
     )
-    change(options, lambda config: changes.add_service(config, fresh))
+    change(options, lambda config: changes.add_service(config, fresh), force=force)
 
 
 @service.command("edit")
@@ -233,8 +235,11 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("value", metavar="MARK", callback=parsed("parse_rule_mark"))
 @rule_options
 @click.option("--before", type=int, metavar="N", help="Tried before the rule of this number.")
+@force_covering
 @pass_options
-def mark_add(options: Options, /, value: int, before: int | None, **conditions: Any) -> None:
+def mark_add(
+    options: Options, /, value: int, before: int | None, force: bool, **conditions: Any
+) -> None:
     """Add a rule: packets that meet all that is given get MARK; the first rule that does wins.
 
     MARK 0 keeps packets from being balanced.
@@ -250,20 +255,21 @@ def mark_add(options: Options, /, value: int, before: int | None, **conditions: 
     if None in conditions["addresses"]:
         conditions["addresses"] = ()
     rule = MarkRule(value, **{name: given for name, given in conditions.items() if given})
-    change(options, lambda config: changes.add_rule(config, rule, before))
+    change(options, lambda config: changes.add_rule(config, rule, before), force=force)
 
 
 @mark.command("delete")
 @click.argument("numbers", type=int, nargs=-1, required=True, metavar="N...")
+@force_covering
 @pass_options
-def mark_delete(options: Options, numbers: tuple[int, ...]) -> None:
+def mark_delete(options: Options, numbers: tuple[int, ...], force: bool) -> None:
     """Delete the rules of these numbers, as `mark list` has them; those after them move up.
 
     Example: lvsxdp mark delete 3
     """
     from lvsxdp import changes
 
-    change(options, lambda config: changes.remove_rules(config, numbers))
+    change(options, lambda config: changes.remove_rules(config, numbers), force=force)
 
 
 @backend.command("list")

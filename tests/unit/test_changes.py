@@ -234,3 +234,21 @@ def test_a_rule_that_is_not_there_is_not_found(number: int) -> None:
         changes.remove_rules(of(marks=RULES), (number,))
     with pytest.raises(NotFoundError, match=f"no mark rule {number}; there are 3"):
         changes.add_rule(of(marks=RULES), MarkRule(9), number)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "brings"),
+    [
+        (of(SHOP, OTHER), of(changes.add_backend(SHOP, C), OTHER), False),
+        (of(SHOP, OTHER), of(OTHER), False),
+        (of(SHOP, OTHER), of(OTHER, SHOP), False),
+        (of(SHOP), of(SHOP, OTHER), True),
+        (of(SHOP), of(OTHER), True),
+        (of(SHOP, marks=(MarkRule(1),)), of(SHOP, marks=(MarkRule(1),)), False),
+        (of(SHOP, marks=(MarkRule(1),)), of(SHOP), True),
+    ],
+)
+def test_other_rules_and_new_keys_are_brought_and_nothing_else_is(
+    old: Config, new: Config, brings: bool
+) -> None:
+    assert changes.brings_rules_or_services(old, new) == brings

@@ -16,6 +16,7 @@ PURE = [
     *("errors", "model", "document", "config", "checks", "names", "scalars", "marks", "scheduling"),
     *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
     *("rule_index", "mark_words", "pieces", "stored", "dumping"),
+    *("covering",),
     *("show", "entries", "snapshot", "changes", "features", "json_schema"),
 ]
 ACTING = {
@@ -43,6 +44,7 @@ ACTING = {
     "roads",
     "watching",
     "kernel_types",
+    "listening",
     *("cli", "command", "entry_commands", "service_commands"),
 }
 COMMANDS = {"cli", "command", "entry_commands", "service_commands"}
