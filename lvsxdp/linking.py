@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lvsxdp import backup, journal, maps, network
+from lvsxdp import backup, device, driver_refusals, journal, maps, network
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError
 from lvsxdp.network import Link, Network
@@ -114,7 +114,7 @@ def _attach_xdp(
             if choice == "tc":
                 return choice, program
             try:
-                net.attach_xdp(link, entry, choice, force=force)
+                _attach_in(choice, net, link, entry, force, say)
                 return choice, program
             except DatapathError as err:
                 if mode != AUTO:
@@ -124,6 +124,21 @@ def _attach_xdp(
         os.close(entry)
     say(f"{link.name}: XDP is not possible here, tc serves")
     return _attach_xdp(balancer, net, link, "tc", force, say)
+
+
+def _attach_in(
+    mode: str, net: Network, link: Link, entry: int, force: bool, say: Callable[[str], None]
+) -> None:
+    """Attaches in this mode of XDP; a refusal comes with the commands that mend it."""
+    if mode == "native" and network.may_be_reset(link):
+        say(f"note: {link.name}: native mode; its driver may reset the link, for seconds perhaps")
+    try:
+        net.attach_xdp(link, entry, mode, force=force)
+    except DatapathError as err:
+        if mode != "native":
+            raise
+        found = device.settings(link.name, link.mtu)
+        raise DatapathError(driver_refusals.explain(link.name, str(err), found)) from err
 
 
 def detach_links(balancer: Balancer, net: Network, attached: Sequence[Attachment]) -> None:

@@ -165,7 +165,8 @@ class Network:
     def _route(self) -> Any:
         from pyroute2 import IPRoute
 
-        return IPRoute()
+        # the kernel says in words, too, why it refuses something
+        return IPRoute(ext_ack=True)
 
     def __enter__(self) -> Network:
         return self
@@ -255,7 +256,7 @@ class Network:
         try:
             self._route.link("set", index=link.index, xdp={"attrs": attributes})
         except NetlinkError as err:
-            raise DatapathError(f"{what} failed: {os.strerror(err.code)}") from err
+            raise DatapathError(f"{what} failed: {_reasons(err.code, err.args[1])}") from err
 
     # ---------------------------------------------------------------------------------- TC
 
@@ -336,6 +337,11 @@ class Network:
             self._route.tc("del", "clsact", index=link.index)
 
 
+def _reasons(code: int, words: str) -> str:
+    """An error and what the kernel said of it, which is the error's name where it said nothing."""
+    return ": ".join(dict.fromkeys([os.strerror(code), words.strip()]))
+
+
 def _filter_program(options: Any) -> int:
     """The program id of a bpf filter; pyroute2 0.9 has no name for that attribute, number 11."""
     for name, value in options["attrs"]:
@@ -408,6 +414,14 @@ def _vlan(info: Any) -> int | None:
     if data is None or data.get_attr("IFLA_VLAN_PROTOCOL") != ETH_P_8021Q:
         return None
     return None if data.get_attr("IFLA_VLAN_EGRESS_QOS") else int(data.get_attr("IFLA_VLAN_ID"))
+
+
+def may_be_reset(link: Link) -> bool:
+    """Whether its driver may take the link down for a moment to attach a program: hardware's may.
+
+    Only devices that software makes have a kind; a bond hands the program on to hardware.
+    """
+    return link.kind in ("", "bond", "team") and link.name != "lo"
 
 
 def can_transmit(link: Link) -> bool:

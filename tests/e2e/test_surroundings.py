@@ -1,4 +1,4 @@
-"""At home on a real host: who listens there."""
+"""At home on a real host: who listens there, what its drivers refuse."""
 
 from __future__ import annotations
 
@@ -141,3 +141,28 @@ def test_a_daemon_does_not_reload_a_file_that_covers_sshd(host: Host, tmp_path: 
             daemon.terminate()
     assert f"where {host.sshd} listens" in log.read_text()
     assert [row["name"] for row in host.lb.read("service", "list")] == ["dns"]
+
+
+# ---- what drivers refuse ----
+
+
+def test_too_few_queues_are_refused_with_the_commands_that_mend_it(host: Host) -> None:
+    of_few, of_many = ["numrxqueues", "2", "type", "veth", "peer"], ["numtxqueues", "4"]
+    host.lb.inside("ip", "link", "add", "few", *of_few, "many", *of_many)
+    try:
+        host.lb.inside("ethtool", "-L", "few", "rx", "1")
+        host.lb.inside("ethtool", "-L", "many", "tx", "4")
+        for end in ("few", "many"):
+            host.lb.inside("ip", "link", "set", end, "up")
+        for now, remedy in ((1, "ethtool -L few rx 2"), (2, "ethtool -L PEER tx 2")):
+            code, said = host.lb.refused("attach", "few", "--mode", "native")
+            assert (code, "XDP expects number of rx queues not less than peer" in said) == (5, True)
+            assert f"it has {now} rx queues now" in said
+            assert said.strip().endswith(f": {remedy}")
+            host.lb.inside(*remedy.replace("PEER", "many").split())
+        said = host.lb.lvsxdp("attach", "few", "--mode", "native").stderr
+        # no hardware, no reset
+        assert "may reset the link" not in said
+        host.lb.lvsxdp("detach", "few")
+    finally:
+        host.lb.inside("ip", "link", "del", "few")

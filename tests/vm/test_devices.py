@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,3 +189,28 @@ def test_a_bond_balances_as_one_interface(namespaces: Path, mode: str) -> None:
     ip(BALANCER, "addr add 10.0.20.1/24 dev back")
     ip(BACKEND, "addr add 10.0.20.11/24 dev eth0")
     assert serve(namespaces, "bond0", mode)["forwarded"] >= 50
+
+
+def test_hardware_is_attached_after_a_word_of_warning_and_its_mtu_refused_with_the_command(
+    namespaces: Path,
+) -> None:
+    """VMware's network card, which scripts/test-vm has QEMU add; its driver has XDP since 6.6."""
+    subprocess.run(["modprobe", "vmxnet3"], check=True)
+    driver = "/sys/bus/pci/drivers/vmxnet3"
+    (device,) = (path.name for path in Path(driver).glob("*/net/*"))
+    subprocess.run(["ip", "link", "set", device, "netns", BALANCER], check=True)
+    ip(BALANCER, f"link set {device} mtu 9000 up")
+    path = namespaces / "config.yaml"
+    path.write_text(CONFIG)
+    words = [str(PROGRAM), "--netns", BALANCER, "attach", device, "-c", str(path)]
+    words += ["--mode", "native"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    note, refusal = done.stderr.splitlines()[-2:]
+    assert note.startswith(f"note: {device}: native mode; its driver may reset the link")
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 6):
+        assert refusal.endswith("support XDP in native mode")
+        return
+    command = f"ip link set dev {device} mtu 1500"
+    assert refusal.endswith(f"MTU 9000 too large for XDP; its MTU is 9000 now: {command}")
+    ip(BALANCER, command.removeprefix("ip "))
+    subprocess.run(words, check=True, capture_output=True, timeout=600)
