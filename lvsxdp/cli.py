@@ -150,7 +150,7 @@ def attach(
 
     Example: lvsxdp attach eth0 -c shop.yaml --set-sysctl --confirm 60
     """
-    from lvsxdp import attaching, views
+    from lvsxdp import attaching, netfilter, views
     from lvsxdp.controller import Balancer
 
     loaded, sources = _read_config(config, _read_text(config), {}) if config else (None, {})
@@ -174,7 +174,9 @@ def attach(
         )
         with Balancer.open(where) as balancer:
             of_roads = views.attached(balancer, net)
-        for warning in [*views.warnings(loaded or Config(), net), *of_roads]:
+        brought = loaded or Config()
+        found = (*views.warnings(brought, net), *netfilter.warnings(brought), *of_roads)
+        for warning in found:
             say(f"warning: {warning}")
     click.echo(f"attached: {' '.join(names)}")
     _ask_to_confirm(confirm)
@@ -265,7 +267,7 @@ def apply(
 
 def _apply(options: Options, config: Path, how: How, confirm: int | None = None) -> None:
     """Brings the running balancer to a file, and prints what differs."""
-    from lvsxdp import applying, roads, views
+    from lvsxdp import applying, netfilter, roads, views
 
     text = _read_text(config)
     with opened(options) as (balancer, net):
@@ -281,7 +283,12 @@ def _apply(options: Options, config: Path, how: How, confirm: int | None = None)
             tell=click.echo,
             guard=lambda: guarded(balancer.where, confirm),
         )
-        for warning in [*views.warnings(read, net), *roads.warnings(balancer, net, before)]:
+        found = (
+            *views.warnings(read, net),
+            *netfilter.warnings(read, before),
+            *roads.warnings(balancer, net, before),
+        )
+        for warning in found:
             say(f"warning: {warning}")
     _ask_to_confirm(confirm if changed else None)
 

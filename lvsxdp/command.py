@@ -231,7 +231,7 @@ def put(balancer: Any, net: Any, wanted: Config, *, force: bool = False) -> None
 
     What takes packets of a process that listens here is refused without `force`.
     """
-    from lvsxdp import checks, listening, names, roads
+    from lvsxdp import changes, checks, names, roads
 
     refuse_while_unconfirmed(balancer.where)
     known = balancer.state.config
@@ -242,7 +242,17 @@ def put(balancer: Any, net: Any, wanted: Config, *, force: bool = False) -> None
         if warning not in before:
             say(f"warning: {names.by_name(wanted, warning)}")
     with _told_by_name(wanted):
-        listening.refuse_covered(known, wanted, net.addresses, force=force)
+        if changes.brings_rules_or_services(known, wanted):
+            _look_around(known, wanted, net, force)
         balancer.apply(wanted, net, by_hand=True)
     for warning in roads.warnings(balancer, net, known):
+        say(f"warning: {warning}")
+
+
+def _look_around(known: Config, wanted: Config, net: Any, force: bool) -> None:
+    """What else this host does with the packets that the edit is about: refused, or told."""
+    from lvsxdp import listening, netfilter
+
+    listening.refuse_covered(known, wanted, net.addresses, force=force)
+    for warning in netfilter.warnings(wanted, known):
         say(f"warning: {warning}")

@@ -1,8 +1,9 @@
-"""At home on a real host: who listens there, what its drivers refuse."""
+"""At home on a real host: who listens there, what its firewall expects, what its drivers refuse."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ marks: [{{mark: 1, address: any, ports: 20-30}}]
 services: [{{name: shop, mark: 1, {BACKENDS}}}]
 """
 EXEMPTING = COVERING.replace("[{mark: 1, a", "[{mark: 0, port: 22, address: any}, {mark: 1, a")
+# an address that nft and iptables rules name, a port at which nobody listens
 HARMLESS = f"""
 services: [{{name: dns, protocol: udp, address: {HERE}, port: 22, {BACKENDS}}}]
 """
@@ -118,12 +120,14 @@ def test_what_runs_stays_where_an_edit_or_a_file_covers_sshd(host: Host, tmp_pat
     refused = f"takes tcp {HERE}:22, where {host.sshd} listens"
     for words in (
         ("service", "add", f"tcp:{HERE}:22"),
-        ("mark", "add", 9, "--address", "192.0.2.0/24"),
         ("apply", file),
         ("apply", file, "--dry-run"),
     ):
         code, said = host.lb.refused(*words)
         assert (code, refused in said) == (4, True), words
+    # where no file holds the rule it goes by its number
+    code, said = host.lb.refused("mark", "add", 9, "--address", HERE, "--port", 22)
+    assert f"mark rule 1: {refused}" in said
     assert host.lb.lvsxdp("save").stdout == before
     host.lb.lvsxdp("mark", "add", 9, "--address", "192.0.2.0/24", "--force")
     host.lb.lvsxdp("apply", file)
@@ -141,6 +145,71 @@ def test_a_daemon_does_not_reload_a_file_that_covers_sshd(host: Host, tmp_path: 
             daemon.terminate()
     assert f"where {host.sshd} listens" in log.read_text()
     assert [row["name"] for row in host.lb.read("service", "list")] == ["dns"]
+
+
+# ---- what the firewall expects ----
+
+NFT = f"""
+table inet filter {{
+  set shops {{ type ipv4_addr; elements = {{ {HERE} }}; }}
+  chain input {{
+    type filter hook input priority 0;
+    ip daddr @shops tcp dport 81 drop
+    ip daddr 192.0.2.9 drop
+    tcp dport 81 meta mark set 5
+  }}
+}}
+"""
+SHOPS = f"""
+marks: [{{mark: 5, protocol: tcp, address: {HERE}, port: 81}}]
+services: [{{name: shop, mark: 5, {BACKENDS}}}]
+"""
+
+
+def warned(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("warning: ")]
+
+
+def test_rules_of_nft_that_expect_what_is_balanced_are_told(host: Host, tmp_path: Path) -> None:
+    host.lb.inside("nft", "-f", "-", stdin=NFT)
+    try:
+        listed = host.lb.inside("nft", "-a", "list", "ruleset").stdout
+        by_hand = warned(host.lb.lvsxdp("service", "add", "tcp:192.0.2.9:81").stderr)
+        by_file = warned(host.lb.lvsxdp("apply", config(SHOPS, tmp_path)).stderr)
+    finally:
+        host.lb.inside("nft", "flush", "ruleset")
+
+    def place(part: str) -> str:
+        found = re.search(rf"{part}.*# handle (\d+)", listed)
+        assert found, listed
+        return f"warning: nft rule inet filter input handle {found[1]}"
+
+    # what runs named the other address before: no news
+    assert by_hand == [
+        f"{place('192.0.2.9')} names 192.0.2.9: packets that are balanced do not pass it"
+    ]
+    assert by_file == [
+        f"{place('@shops')} names {HERE}: packets that are balanced do not pass it",
+        f"{place('mark set')} sets mark 5 too late: packets are balanced before it, by the marks "
+        "of lvsxdp's own rules (lvsxdp mark list)",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_rules_of_iptables_that_expect_what_is_balanced_are_told(
+    host: Host, tmp_path: Path, kind: str
+) -> None:
+    rule = ["PREROUTING", "-d", HERE, "-j", "MARK", "--set-mark", "5"]
+    host.lb.inside(f"iptables-{kind}", "-t", "mangle", "-A", *rule)
+    try:
+        found = warned(host.lb.lvsxdp("apply", config(SHOPS, tmp_path)).stderr)
+    finally:
+        host.lb.inside(f"iptables-{kind}", "-t", "mangle", "-D", *rule)
+    place = f"iptables-{kind} -t mangle rule PREROUTING 1"
+    assert [line.partition(": ")[2].partition(":")[0] for line in found] == [
+        f"{'nft rule ip mangle PREROUTING handle 2' if kind == 'nft' else place} names {HERE}",
+        f"{place} sets mark 5 too late",
+    ]
 
 
 # ---- what drivers refuse ----

@@ -16,7 +16,7 @@ PURE = [
     *("errors", "model", "document", "config", "checks", "names", "scalars", "marks", "scheduling"),
     *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
     *("rule_index", "mark_words", "pieces", "stored", "dumping"),
-    *("covering", "driver_refusals"),
+    *("covering", "driver_refusals", "filter_rules"),
     *("show", "entries", "snapshot", "changes", "features", "json_schema"),
 ]
 ACTING = {
@@ -41,7 +41,7 @@ ACTING = {
     "recovery",
     "ageing",
     "views",
-    *("roads", "watching", "kernel_types", "device", "listening"),
+    *("roads", "watching", "kernel_types", "device", "listening", "netfilter"),
     *("cli", "command", "entry_commands", "service_commands"),
 }
 COMMANDS = {"cli", "command", "entry_commands", "service_commands"}

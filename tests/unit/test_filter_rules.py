@@ -1,0 +1,159 @@
+"""Rules of nft and iptables that expect what is balanced, from what these programs print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lvsxdp import config, filter_rules
+from lvsxdp.model import Config
+
+SHOP, _ = config.load("""
+marks:
+- {mark: 5, address: 192.0.2.0/28, port: 80}
+- {mark: 6, address: 198.51.100.1}
+- {mark: 5, address: any, port: 81}
+services:
+- {mark: 5, backends: [{address: 10.0.0.1}]}
+- {protocol: tcp, address: 203.0.113.7, port: 80, backends: [{address: 10.0.0.1}]}
+- {protocol: tcp, address: "2001:db8::7", port: 80, backends: [{address: "2001:db8::1"}]}
+""")
+MARK = {"meta": {"key": "mark"}}
+
+
+def listed(*expressions: dict[str, Any], sets: tuple[dict[str, Any], ...] = ()) -> str:
+    """What nft prints of one rule and the sets of its table, beside a set of another table."""
+    where = {"family": "ip", "table": "filter"}
+    rule = {**where, "chain": "input", "handle": 9, "expr": list(expressions)}
+    other = {"family": "ip", "table": "nat", "name": "vips", "elem": ["203.0.113.7"]}
+    entries = [{kind: {**where, **body}} for one in sets for kind, body in one.items()]
+    return json.dumps({"nftables": [{"metainfo": {}}, {"set": other}, *entries, {"rule": rule}]})
+
+
+def match(field: str, right: object) -> dict[str, Any]:
+    left = {"payload": {"protocol": "ip", "field": field}}
+    return {"match": {"op": "==", "left": left, "right": right}}
+
+
+def prefix(address: str, length: int) -> dict[str, Any]:
+    return {"prefix": {"addr": address, "len": length}}
+
+
+def named(text: str) -> list[str]:
+    """What the rules of the text name that is the shop's."""
+    found = filter_rules.warnings(filter_rules.nft_rules(text), SHOP)
+    start = "nft rule ip filter input handle 9 names "
+    assert all(line.startswith(start) for line in found), found
+    return [line.removeprefix(start).partition(":  ")[0].split(": p")[0] for line in found]
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        (match("daddr", "203.0.113.7"), ["203.0.113.7"]),
+        (match("saddr", "203.0.113.7"), ["203.0.113.7"]),
+        (match("daddr", "2001:db8::7"), ["2001:db8::7"]),
+        (match("daddr", "203.0.113.8"), []),
+        (match("daddr", "192.0.2.15"), ["192.0.2.15"]),
+        (match("daddr", "192.0.2.16"), []),
+        (match("daddr", prefix("203.0.0.0", 16)), ["203.0.0.0-203.0.255.255"]),
+        (match("daddr", prefix("0.0.0.0", 0)), []),
+        # clients' networks
+        (match("saddr", prefix("203.0.0.0", 16)), []),
+        (match("daddr", {"range": ["203.0.113.1", "203.0.113.9"]}), ["203.0.113.1-203.0.113.9"]),
+        (match("daddr", {"set": ["10.0.0.1", "203.0.113.7"]}), ["203.0.113.7"]),
+        (match("daddr", {"set": [prefix("203.0.113.0", 24)]}), ["203.0.113.0-203.0.113.255"]),
+        ({"dnat": {"addr": "203.0.113.7", "port": 80}}, ["203.0.113.7"]),
+        (
+            {"vmap": {"key": {}, "data": {"set": [["203.0.113.7", {"drop": None}]]}}},
+            ["203.0.113.7"],
+        ),
+        # of a rule whose mark has no service: its packets go up
+        (match("daddr", "198.51.100.1"), []),
+        (match("dport", 80), []),
+    ],
+)
+def test_a_rule_of_nft_names_what_it_compares_or_leads_to(
+    expression: dict[str, Any], what: list[str]
+) -> None:
+    assert named(listed(expression)) == what
+
+
+def test_a_set_counts_where_a_rule_of_its_table_uses_it() -> None:
+    vips = {"set": {"name": "vips", "elem": [{"concat": [prefix("203.0.113.0", 24), 80]}]}}
+    using = match("daddr", "@vips")
+    assert named(listed(using, sets=(vips,))) == ["203.0.113.0-203.0.113.255"]
+    assert named(listed(match("dport", 80), sets=(vips,))) == []
+    # the other table's set of that name is not meant
+    assert named(listed(using)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (5, True),
+        (6, False),
+        ({"|": [{"&": [MARK, 65280]}, 5]}, True),
+        ({"|": [{"&": [MARK, 5]}, 256]}, False),
+        ({"map": {"key": {}, "data": {"set": [[80, 5], [81, 7]]}}}, True),
+        ({"map": {"key": {}, "data": {"set": [[5, 7]]}}}, False),
+        ({"map": {"key": {}, "data": "@marks"}}, True),
+        ({"ct": {"key": "mark"}}, False),
+    ],
+)
+def test_a_rule_of_nft_that_sets_a_services_mark_is_told(value: object, told: bool) -> None:
+    marks = {"map": {"name": "marks", "elem": [[80, 5]]}}
+    text = listed({"mangle": {"key": MARK, "value": value}}, sets=(marks,))
+    assert filter_rules.warnings(filter_rules.nft_rules(text), SHOP) == (
+        [
+            "nft rule ip filter input handle 9 sets mark 5 too late: packets are balanced before "
+            "it, by the marks of lvsxdp's own rules (lvsxdp mark list)"
+        ]
+        if told
+        else []
+    )
+
+
+def test_another_mark_than_the_packets_is_not_meant() -> None:
+    text = listed({"mangle": {"key": {"ct": {"key": "mark"}}, "value": 5}})
+    assert filter_rules.warnings(filter_rules.nft_rules(text), SHOP) == []
+
+
+IPTABLES = """# Generated by iptables-save v1.8.9
+*mangle
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -s 203.0.0.0/16 -j ACCEPT
+-A PREROUTING -d 203.0.113.7/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x5/0xffffffff
+-A PREROUTING -d 203.0.112.0/20 -j DROP
+COMMIT
+*nat
+:OUTPUT ACCEPT [0:0]
+-A OUTPUT -p tcp -j DNAT --to-destination 203.0.113.7:80
+-A OUTPUT -p tcp -j DNAT --to-destination [2001:db8::7]:80
+-A OUTPUT -d 198.51.100.1/32 -j MARK --set-xmark 0x6/0xffffffff
+COMMIT
+"""
+
+
+def test_rules_of_iptables_are_told_by_table_chain_and_number() -> None:
+    rules = filter_rules.iptables_rules("iptables", IPTABLES)
+    passed = "packets that are balanced do not pass it"
+    assert filter_rules.warnings(rules, SHOP) == [
+        f"iptables -t mangle rule PREROUTING 2 names 203.0.113.7: {passed}",
+        "iptables -t mangle rule PREROUTING 2 sets mark 5 too late: packets are balanced before "
+        "it, by the marks of lvsxdp's own rules (lvsxdp mark list)",
+        f"iptables -t mangle rule PREROUTING 3 names 203.0.112.0-203.0.127.255: {passed}",
+        f"iptables -t nat rule OUTPUT 1 names 203.0.113.7: {passed}",
+        f"iptables -t nat rule OUTPUT 2 names 2001:db8::7: {passed}",
+    ]
+    assert filter_rules.warnings(rules, Config()) == []
+
+
+def test_of_very_many_such_rules_the_first_are_told_and_the_rest_counted() -> None:
+    line = "-A INPUT -d 203.0.113.7/32 -j DROP\n"
+    rules = filter_rules.iptables_rules("iptables", "*filter\n" + line * 20)
+    found = filter_rules.warnings(rules, SHOP)
+    assert len(found) == 17
+    assert found[-1] == "4 more rules of nft or iptables name what is balanced"
