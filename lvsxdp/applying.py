@@ -23,14 +23,15 @@ class How:
     """How a balancer is brought to a configuration.
 
     `undrain` ends drains and `detach` takes interfaces off that it does not name; `force` takes
-    the place of other programs, and the packets of listeners; `by_hand` is as in Balancer.apply;
-    `modes` are interfaces'.
+    the place of other programs, and `covering` the packets of listeners; `by_hand` is as in
+    Balancer.apply; `modes` are interfaces'.
     """
 
     dry_run: bool = False
     undrain: bool = False
     detach: bool = False
     force: bool = False
+    covering: bool = False
     by_hand: bool = False
     modes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -78,7 +79,7 @@ def bring(
         tell(f"features: {features.names(todo.missing)} to be compiled in")
     for warning in todo.warnings:
         say(f"warning: {warning}")
-    listening.refuse_covered(balancer.state.config, todo.config, net.addresses, force=how.force)
+    listening.refuse_covered(balancer.state.config, todo.config, net.addresses, force=how.covering)
     if how.dry_run:
         return False
     # an interface that was detached, and that the file does not ask for, is missed no more

@@ -60,7 +60,7 @@ def attach(
     links = [net.link(name) for name in interfaces]
     modes = dict.fromkeys(interfaces, mode)
     if is_running(where):
-        how = How(force=force, by_hand=config is None, modes=modes)
+        how = How(force=force, covering=force, by_hand=config is None, modes=modes)
         with Balancer.open(where, say, build) as balancer:
             _attach_more(balancer, net, links, config, how, sources, say, tell, guard)
         return

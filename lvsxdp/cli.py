@@ -261,7 +261,7 @@ def apply(
     """
     from lvsxdp.applying import How
 
-    how = How(dry_run=dry_run, undrain=undrain, detach=detach, force=force)
+    how = How(dry_run=dry_run, undrain=undrain, detach=detach, force=force, covering=force)
     _apply(options, config, how, confirm)
 
 

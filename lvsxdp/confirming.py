@@ -138,7 +138,7 @@ def _undo(where: Folders, net: Network, pending: Pending) -> None:
     if pending.config is None:
         attaching.detach_all(where, net)
         return
-    how = How(undrain=True, detach=True, modes=pending.modes)
+    how = How(undrain=True, detach=True, covering=True, modes=pending.modes)
     with Balancer.open(where) as balancer:
         applying.bring(balancer, net, pending.config, how)
         balancer.state.applied = pending.applied
