@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lvsxdp import changes, filter_rules
+from lvsxdp import filter_rules
 from lvsxdp.filter_rules import FilterRule
 from lvsxdp.model import Config
 
@@ -23,8 +23,7 @@ Run = Callable[..., str]
 def warnings(config: Config, before: Config | None = None) -> list[str]:
     """A line for each rule of this host that expects what is balanced; of `before`, without those
     that it has already, and one for each program that was too slow."""
-    is_new = before is None or changes.brings_rules_or_services(before, config)
-    if not (config.services and is_new):
+    if not config.services:
         return []
     slow: list[str] = []
     rules = list(_rules(lambda *argv: _listed(argv, slow)))

@@ -134,30 +134,31 @@ def status(balancer: Balancer, net: Network) -> Row:
     """Interfaces, tables, packets by reason, and what needs attention."""
     from lvsxdp import confirming
 
+    tables = table_rows(balancer)
     links = {link.index: link for link in net.links()}
     return {
         "interfaces": interface_rows(balancer, net),
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
-        "tables": table_rows(balancer),
+        "tables": tables,
         "reasons": balancer.reasons(),
         "redirect_failures": watching.losses(balancer, links),
         "features": sorted(balancer.state.features),
         "local_addresses": "fib" if _lo_forwarding() else "table",
         "warnings": [
             *confirming.warnings(balancer.where),
-            *_full_tables(balancer),
+            *_full_tables(tables),
             *watching.warnings(balancer, links),
         ],
     }
 
 
-def _full_tables(balancer: Balancer) -> list[str]:
+def _full_tables(tables: list[Row]) -> list[str]:
     """A line for each table that is nearly full, with the remedy."""
     return [
         f"{row['name']} is {row['used'] * 100 // row['capacity']} % full: raise "
-        f"capacity.{row['name'][:-1]}, then detach --all and attach"
-        for row in table_rows(balancer)
+        f"capacity.{row['name'][:-1]}, then attach -c FILE --force (without its entries)"
+        for row in tables
         if row["used"] * 100 >= NEARLY_FULL * row["capacity"]
     ]
 

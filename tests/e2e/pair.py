@@ -20,6 +20,24 @@ HERE, PEER = "192.0.2.1", "192.0.2.2"
 IP_LINKS = ("ip", "-d", "-o", "link", "show")
 _COUNT = itertools.count()
 Done = subprocess.CompletedProcess[str]
+# mov r0, 2 (XDP_PASS); exit: the whole of somebody else's program
+FOREIGN = """
+import sys
+from lvsxdp import maps, network
+kind, mode = maps.ProgramType[sys.argv[1]], sys.argv[2]
+network.leave_private_mounts()
+network.enter_namespace(sys.argv[4])
+code = bytes.fromhex("b700000002000000" "9500000000000000")
+program = maps.load_program("other", code, kind)
+with network.Network() as net:
+    link = net.link("p0")
+    if mode == "tc":
+        network.TC_PRIORITY = int(sys.argv[3])
+        net.attach_tc(link, program)
+    else:
+        net.attach_xdp(link, program, mode)
+print(maps.program_info(program)[0])
+"""
 
 
 def run(*argv: object, check: bool = True, stdin: str = "", timeout: float = 60) -> Done:
@@ -149,3 +167,9 @@ def config(text: str, folder: Path, name: str = "lb.yaml") -> Path:
 def words(argv: Sequence[object]) -> str:
     """Words as a test's id."""
     return " ".join(map(str, argv))
+
+
+def foreign(lb: Pair, kind: str = "XDP", mode: str = "native", priority: int = 1000) -> int:
+    """Attaches another's program to p0; its id."""
+    done = run(PROGRAM.parent / "python", "-c", FOREIGN, kind, mode, priority, lb.ns)
+    return int(done.stdout)

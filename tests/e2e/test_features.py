@@ -14,7 +14,7 @@ import pytest
 from lab import layout
 from lab.topology import PYTHON, Lab, Spawned
 from tests.e2e.conftest import Balancer, ask, hold, wait_for
-from tests.e2e.pair import FILES, PINS, PROGRAM, Pair, config, pair, run
+from tests.e2e.pair import FILES, PINS, PROGRAM, Pair, config, foreign, pair, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 5001
@@ -351,5 +351,9 @@ def test_a_program_that_took_our_place_stays_when_a_feature_is_compiled_in(
 ) -> None:
     two.lvsxdp("attach", "p0", "q0", "-c", config(SMALL, tmp_path))
     two.inside("ip", "link", "set", "dev", "p0", "xdp", "off")
-    assert "compiled in ipv6" in two.lvsxdp("apply", config(BOTH, tmp_path)).stderr
+    theirs = foreign(two)
+    done = two.lvsxdp("apply", config(BOTH, tmp_path))
+    assert "compiled in ipv6" in done.stderr
+    assert "not attached again: p0 has an XDP program already: lvsxdp_other" in done.stderr
     assert [i["attached"] for i in two.read("status")["interfaces"]] == [False, True]
+    assert f"id {theirs} " in two.inside("ip", "-d", "link", "show", "dev", "p0").stdout

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import wait_for
-from tests.e2e.pair import FILES, PINS, PROGRAM, Pair, config, pair, run
+from tests.e2e.pair import FILES, PINS, PROGRAM, Pair, config, foreign, pair, run
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = PROGRAM.parent / "python"
@@ -24,24 +24,6 @@ services:
 - {name: shop, mark: 7, backends: [{address: 192.0.2.2}]}
 marks:
 - {mark: 7, protocol: udp, address: 192.0.2.1, port: 7777}
-"""
-# mov r0, 2 (XDP_PASS); exit: the whole of somebody else's program
-FOREIGN = """
-import sys
-from lvsxdp import maps, network
-kind, mode = maps.ProgramType[sys.argv[1]], sys.argv[2]
-network.leave_private_mounts()
-network.enter_namespace(sys.argv[4])
-code = bytes.fromhex("b700000002000000" "9500000000000000")
-program = maps.load_program("other", code, kind)
-with network.Network() as net:
-    link = net.link("p0")
-    if mode == "tc":
-        network.TC_PRIORITY = int(sys.argv[3])
-        net.attach_tc(link, program)
-    else:
-        net.attach_xdp(link, program, mode)
-print(maps.program_info(program)[0])
 """
 
 
@@ -57,12 +39,6 @@ def two(lb: Pair) -> Pair:
     lb.inside("ip", "link", "add", "q0", "type", "veth", "peer", "q1")
     lb.inside("ip", "link", "set", "q0", "up")
     return lb
-
-
-def foreign(lb: Pair, kind: str, mode: str, priority: int = 1000) -> int:
-    """Attaches another's program to p0; its id."""
-    done = run(PYTHON, "-c", FOREIGN, kind, mode, priority, lb.ns)
-    return int(done.stdout)
 
 
 def xdp_on(lb: Pair, device: str) -> tuple[int, str]:
@@ -86,7 +62,7 @@ def test_attach_and_detach_leave_exactly_what_was_there(
     lb.lvsxdp("detach", "p0")
     kept = lb.picture()
     assert {name for name in before if kept[name] != before[name]} == {"pins", "files"}
-    assert lb.read("status")["interfaces"] == []
+    assert [i["attached"] for i in lb.read("status")["interfaces"]] == [False]
     lb.lvsxdp("detach", "--all")
     assert lb.picture() == before
     assert_no_empty_roots()
@@ -455,10 +431,10 @@ def test_a_wheel_in_a_new_environment_attaches_as_well(lb: Pair, tmp_path: Path)
 
 
 def borrow_dependencies(site: Path, folder: Path) -> None:
-    """Makes click, yaml and pyroute2 of this environment importable there, and nothing else."""
+    """Makes click, yaml, psutil and pyroute2 of this environment importable there, and nothing else."""
     folder.mkdir()
     here = Path(sysconfig.get_path("purelib"))
-    for name in ("click", "yaml", "_yaml", "pyroute2"):
+    for name in ("click", "yaml", "_yaml", "psutil", "pyroute2"):
         if (here / name).exists():
             (folder / name).symlink_to(here / name)
     (site / "deps.pth").write_text(f"{folder}\n")

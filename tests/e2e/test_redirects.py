@@ -208,7 +208,7 @@ def test_programs_that_others_take_the_place_of_are_watched_no_more(
     older = ("env", "-C", package, PROGRAM.parent / "python", "-m", "lvsxdp.cli", "--netns", lb.ns)
     run(*older, "attach", "p0", "-c", config(SHOP, tmp_path))
     links = link_ids(lb)
-    assert "took newer programs over" in lb.lvsxdp("attach", "p0").stderr
+    assert "exchanged the programs" in lb.lvsxdp("attach", "p0").stderr
     wait_for(lambda: not any(map(is_link, links)))
     before = arrived(lb)
     lb.send(7777, COUNT)
