@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from lvsxdp.errors import ConflictError
@@ -30,13 +32,61 @@ class ServicePlace:
     backends: Mapping[str, BackendPlace]
 
 
+class Generations:
+    """How often each of very many ids was given away; read from a line when it is first asked for.
+
+    Most changes ask for none, and have the line as it was.
+    """
+
+    __slots__ = ("_by_id", "_line")
+
+    def __init__(self, line: bytes = b"[]") -> None:
+        """`line` is what `line()` gave."""
+        self._line: bytes | None = line
+        self._by_id: dict[int, int] | None = None
+
+    def line(self) -> bytes:
+        """The generations by id as a JSON list, 0 where an id was never used."""
+        if self._line is None:
+            self._line = json.dumps(listed(self._by_id or {}), separators=(",", ":")).encode()
+        return self._line
+
+    def change(self) -> dict[int, int]:
+        """The generations by id, to be changed."""
+        if self._by_id is None:
+            self._by_id = by_id(json.loads(self._line or b"[]"))
+        self._line = None
+        return self._by_id
+
+    def copy(self) -> Generations:
+        """The same, to be changed apart from these."""
+        return Generations(self.line())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Generations) and self.line() == other.line()
+
+    def __hash__(self) -> int:
+        return hash(self.line())
+
+
+def listed(generations: Mapping[int, int]) -> list[int]:
+    """Generations by id as a list, 0 where an id was never used."""
+    return list(map(generations.get, range(max(generations, default=-1) + 1), itertools.repeat(0)))
+
+
+def by_id(generations: list[int]) -> dict[int, int]:
+    """What `listed` was given."""
+    found = dict(enumerate(generations))
+    return {i: each for i, each in found.items() if each} if 0 in generations else found
+
+
 @dataclasses.dataclass(slots=True)
 class Book:
     """Which ids, rows and ranges are in use, and by what; stored beside the configuration."""
 
     services: dict[str, ServicePlace] = dataclasses.field(default_factory=dict)
     service_generations: dict[int, int] = dataclasses.field(default_factory=dict)
-    backend_generations: dict[int, int] = dataclasses.field(default_factory=dict)
+    backend_generations: Generations = dataclasses.field(default_factory=Generations)
     mark_generation: int = 0
     epoch: int = 0
 
@@ -45,7 +95,7 @@ class Book:
         return Book(
             dict(self.services),
             dict(self.service_generations),
-            dict(self.backend_generations),
+            self.backend_generations.copy(),
             self.mark_generation,
             self.epoch,
         )

@@ -82,7 +82,7 @@ def _words(value: str | tuple[str, ...] | Persistence | None) -> str:
 
 def _difference(old: Backend, new: Backend) -> str:
     parts = []
-    for field in dataclasses.fields(new):
+    for field in (field for field in dataclasses.fields(new) if field.compare):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after:
             parts.append(f"{field.name} {before} becomes {after}")

@@ -204,6 +204,7 @@ class Balancer:
             sources=known.sources_of(new) if sources is None else sources,
         )
         journal.begin_preparing(self.where)
+        self._wait_for_readers()
         try:
             for write in plan.prepare:
                 self._perform(write)
@@ -215,6 +216,12 @@ class Balancer:
         journal.end_preparing(self.where)
         self.finish(wanted, plan.effect, net)
         return list(plan.writes)
+
+    def _wait_for_readers(self) -> None:
+        """Waits until no program can be reading what the change before has left behind."""
+        with contextlib.suppress(FileNotFoundError):
+            since = time.time() - self.where.state_file.stat().st_mtime
+            time.sleep(min(max(GRACE - since, 0), GRACE))
 
     def finish(self, wanted: State, effect: Iterable[Write], net: Network) -> None:
         """Has a change that is prepared take effect; may be done twice."""

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,6 +23,9 @@ NUMBER = frozenset({"str", "int"})
 SWITCH = frozenset({"str", "int", "bool"})
 
 MAX_DEPTH = 32
+# What is longer than the keys of a configuration is most often there once.
+REPEATED = 9
+RESOLVE: Any = yaml.resolver.Resolver.resolve
 YAML_TAG = "tag:yaml.org,2002:"
 # What YAML makes of a file in which nobody wrote a tag.
 PLAIN_TAGS = frozenset(
@@ -113,6 +116,18 @@ class _Shallow:
     """What both loaders do at each node: libyaml's would go on until the stack is full."""
 
     _depth = 0
+    _tags: dict[tuple[str, object], str] | None = None
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        """The tag of a node; what is short comes again and again, and is remembered."""
+        if kind is not yaml.ScalarNode or len(value) > REPEATED:
+            return str(RESOLVE(self, kind, value, implicit))
+        if self._tags is None:
+            self._tags = {}
+        tag = self._tags.get((value, implicit))
+        if tag is None:
+            tag = self._tags[value, implicit] = str(RESOLVE(self, kind, value, implicit))
+        return tag
 
     def descend_resolver(self, node: yaml.Node | None, _: object) -> None:
         self._depth += 1
@@ -181,15 +196,16 @@ def fields_of(item: Item, known: tuple[str, ...]) -> dict[str, Item] | None:
     fields: dict[str, Item] = {}
     for key_node, value_node in item.node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _shape(key_node)
+        if key in known and key not in fields:
+            fields[key] = item.child(value_node, f".{key}" if item.place else key)
+            continue
         shown = key if re.fullmatch(r"[\w-]{1,60}|a list|a mapping", key, re.ASCII) else quote(key)
         suffix = f".{shown}" if item.place else shown
         if key not in known:
             item.child(key_node, suffix).fault(f"is no key here; {_remedy(key, known)}")
-        elif key in fields:
+        else:
             again = f"is given again in line {key_node.start_mark.line + 1}"
             fields[key].fault(f"{again}; YAML would keep only the last, leave one out")
-        else:
-            fields[key] = item.child(value_node, suffix)
     return fields
 
 
@@ -246,7 +262,8 @@ def scalar(item: Item, parse: Callable[[str], T], accepts: frozenset[str]) -> T 
         return None
     if _has_foreign_tag(item):
         return None
-    trap = _trap(item.node, accepts)
+    node = item.node
+    trap = _trap(node.tag, node.value, accepts)
     try:
         value = parse(item.node.value)
     except ConfigError as err:
@@ -259,8 +276,11 @@ def scalar(item: Item, parse: Callable[[str], T], accepts: frozenset[str]) -> T 
     return value
 
 
-def _trap(node: yaml.ScalarNode, accepts: frozenset[str]) -> str:
-    """What YAML makes of the scalar where that is not what it says, else nothing."""
+# of very many backends most have the same few weights
+@functools.lru_cache(maxsize=1024)
+def _trap(tag: str, text: str, accepts: frozenset[str]) -> str:
+    """What YAML makes of a scalar where that is not what it says, else nothing."""
+    node = yaml.ScalarNode(tag, text)
     tag = _tag(node)
     if tag == "str":
         return ""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def next_of(where: Folders) -> Next | None:
 def end_next(where: Folders) -> None:
     """The change has taken effect: its state is the one on record."""
     _file(where, "next.json").rename(where.state_file)
+    # the next change waits from here on for programs that began before
+    os.utime(where.state_file)
 
 
 def forget_next(where: Folders) -> None:

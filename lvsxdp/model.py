@@ -122,6 +122,8 @@ class Backend:
     weight: int = 1
     forward: Forward = Forward.DR
     draining: bool = False
+    # its name, once it was asked for: of very many backends it is asked for again and again
+    _text: str = dataclasses.field(default="", init=False, repr=False, compare=False)
 
     @property
     def key(self) -> tuple[Address, int | None]:
@@ -129,6 +131,11 @@ class Backend:
         return (self.address, self.port)
 
     def __str__(self) -> str:
+        if not self._text:
+            object.__setattr__(self, "_text", self._name())
+        return self._text
+
+    def _name(self) -> str:
         if self.port is None:
             return str(self.address)
         return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
 import os
 import shutil
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvsxdp import features, records, snapshot, stored
-from lvsxdp.book import Book
+from lvsxdp.book import Book, Generations, by_id, listed
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config, Service
 from lvsxdp.schema import Schema
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(slots=True)
@@ -137,13 +136,12 @@ def read_file(path: Path) -> tuple[State, bytes] | None:
         raise damaged(path, err) from err
     if version != VERSION:
         raise ConflictError(
-            f"{path} is of version {version}, not {VERSION}: "
-            "detach --all with the lvsxdp that attached, then attach with this one"
+            f"{path} is of version {version}, not {VERSION}: detach --all, then attach"
         )
     try:
         if header["checksum"] != _checksum(lines):
             raise ValueError("its lines are not those that were written")
-        return _decode(header, lines[:-1]), lines[-1]
+        return _decode(header, lines[:-2], lines[-2]), lines[-1]
     except (ValueError, LookupError, TypeError) as err:
         raise damaged(path, err) from err
 
@@ -161,11 +159,14 @@ def write(where: Folders, state: State) -> None:
 
 
 def write_file(path: Path, state: State, more: Any = None) -> None:
-    """Writes a state, and `more`, which is JSON: a header, a line for each service, the rest."""
+    """Writes a state, and `more`, which is JSON: a header, a line for each service, the rest.
+
+    Before the last line come the generations of backends' ids.
+    """
     places = state.book.services
     keyed = [(str(service.key), service) for service in state.config.services]
     lines = [stored.encode(s, places[key], state.sources.get(key)) for key, s in keyed]
-    lines.append(json.dumps(more).encode())
+    lines += [state.book.backend_generations.line(), json.dumps(more).encode()]
     header = {
         "version": VERSION,
         "checksum": _checksum(lines),
@@ -197,14 +198,14 @@ def _checksum(lines: Iterable[bytes]) -> int:
     return found
 
 
-def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
+def _decode(header: dict[str, Any], lines: Iterable[bytes], generations: bytes) -> State:
     found = [stored.decode(line) for line in lines]
     config = snapshot.frame_from(header["config"], tuple(service for service, _, _ in found))
     plain = header["book"]
     book = Book(
         services={str(service.key): place for service, place, _ in found},
-        service_generations=_from_list(plain["service_generations"]),
-        backend_generations=_from_list(plain["backend_generations"]),
+        service_generations=by_id(plain["service_generations"]),
+        backend_generations=Generations(generations),
         mark_generation=plain["mark_generation"],
         epoch=plain["epoch"],
     )
@@ -219,22 +220,12 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes]) -> State:
 
 
 def _book_to(book: Book) -> dict[str, Any]:
-    """The book without its services; generations by id, 0 where an id was never used."""
+    """The book without its services and without the generations of backends."""
     return {
-        "service_generations": _by_id(book.service_generations),
-        "backend_generations": _by_id(book.backend_generations),
+        "service_generations": listed(book.service_generations),
         "mark_generation": book.mark_generation,
         "epoch": book.epoch,
     }
-
-
-def _by_id(generations: Mapping[int, int]) -> list[int]:
-    return list(map(generations.get, range(max(generations, default=-1) + 1), itertools.repeat(0)))
-
-
-def _from_list(generations: list[int]) -> dict[int, int]:
-    found = dict(enumerate(generations))
-    return {i: each for i, each in found.items() if each} if 0 in generations else found
 
 
 def _applied_to(applied: Config, config: Config) -> dict[str, Any]:

@@ -142,14 +142,16 @@ class _Change:
     def place_backends(self, service: Service, old: ServicePlace | None) -> dict[str, BackendPlace]:
         """An id for each backend: the one it has, or a free one with its next generation."""
         places: dict[str, BackendPlace] = {}
+        generations: dict[int, int] = {}
         for backend in service.backends:
             name = str(backend)
             if old and name in old.backends:
                 places[name] = old.backends[name]
                 continue
             identity = self.taken.backends.take(self.config.capacity.backends)
-            generation = self.book.backend_generations.get(identity, 0) % (2**32 - 1) + 1
-            self.book.backend_generations[identity] = generation
+            generations = generations or self.book.backend_generations.change()
+            generation = generations.get(identity, 0) % (2**32 - 1) + 1
+            generations[identity] = generation
             places[name] = BackendPlace(identity, generation)
         return places
 
@@ -354,7 +356,9 @@ def _effect(
     if change.switch:
         change.book.epoch += 1
         yield Store("switches", schema.enums["switch_word"]["epoch"], change.book.epoch)
-        yield Grace()
+        if change.finish or after != both:
+            # what only the next change writes over waits for that one: Balancer.apply
+            yield Grace()
     yield from change.finish
     if after != both:
         yield Store("switches", settings, after)

@@ -431,7 +431,7 @@ def test_a_wheel_in_a_new_environment_attaches_as_well(lb: Pair, tmp_path: Path)
 
 
 def borrow_dependencies(site: Path, folder: Path) -> None:
-    """Makes click, yaml, psutil and pyroute2 of this environment importable there, and nothing else."""
+    """Makes what lvsxdp needs of this environment importable there, and nothing else."""
     folder.mkdir()
     here = Path(sysconfig.get_path("purelib"))
     for name in ("click", "yaml", "_yaml", "psutil", "pyroute2"):

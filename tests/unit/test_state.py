@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import os
 import pathlib
 from collections import Counter
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lvsxdp import state
-from lvsxdp.book import BackendPlace, Book, ServicePlace
+from lvsxdp.book import BackendPlace, Book, Generations, ServicePlace
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Backend, Config, Family, MarkKey, Service
@@ -27,9 +28,10 @@ def remembered() -> State:
         Service(MarkKey(1, Family.IPV4), backends=(Backend(ipaddress.ip_address("10.0.0.1")),)),
         Service(MarkKey(2, Family.IPV6), name="six"),
     )
+    generations = Generations(json.dumps([0, 0, 0, 0, 6, 0, 0, 0, 0, 1]).encode())
     return State(
         config=Config(interfaces=("eth0",), services=services),
-        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, {4: 6, 9: 1}, 7, 12),
+        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, generations, 7, 12),
         attachments=[Attachment("eth0", 2, "native", 41, True)],
         described={"tables": {}, "enums": {}, "hz": 250},
     )
@@ -63,6 +65,15 @@ def test_folders_are_named_by_the_namespaces_cookie(where: Folders, tmp_path: pa
     assert where.state_file == tmp_path / "files/77/state.json"
 
 
+def test_generations_are_kept_as_a_line_until_they_are_changed() -> None:
+    kept = Generations(b"[0, 0, 3]")
+    copy = kept.copy()
+    assert copy.change() == {2: 3}
+    copy.change()[0] = 1
+    assert (kept.line(), copy.line()) == (b"[0, 0, 3]", b"[1,0,3]")
+    assert (kept == copy, kept == Generations(b"[0, 0, 3]")) == (False, True)
+
+
 def test_what_was_written_is_read_again(where: Folders) -> None:
     state.write(where, remembered())
     assert state.read(where) == remembered()
@@ -83,7 +94,7 @@ def test_only_the_owner_reads_the_folder(where: Folders) -> None:
     assert where.files.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"version"', "[]", "{}", '{"version": 3}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", '{"version"', "[]", "{}", '{"version": 4}', "\x00"])
 def test_a_damaged_file_is_named(where: Folders, text: str) -> None:
     where.files.mkdir(parents=True)
     where.state_file.write_text(text)
@@ -94,7 +105,7 @@ def test_a_damaged_file_is_named(where: Folders, text: str) -> None:
 def test_a_file_of_another_version_is_refused(where: Folders) -> None:
     where.files.mkdir(parents=True)
     where.state_file.write_text('{"version": 9}')
-    with pytest.raises(ConflictError, match=r"state\.json is of version 9, not 3: detach --all"):
+    with pytest.raises(ConflictError, match=r"state\.json is of version 9, not 4: detach --all"):
         state.read(where)
 
 
