@@ -88,11 +88,12 @@ def load_beside(
         return *load(text, origin), {}
     digests = found.digests()
     reused = {place: known[d] for place, d in enumerate(digests) if d in known}
-    shorter = found.without(reused.keys()) if reused else None
+    rows = found.rows(reused)
+    shorter = found.without(reused, rows) if reused or rows else None
     try:
         if shorter is None:
             raise ConfigError
-        draft, warnings, report = _read(shorter, origin, reused)
+        draft, warnings, report = _read(shorter, origin, reused, rows)
     except ConfigError:
         # what is wrong is told of the whole file
         draft, warnings, report = _read(text, origin, {})
@@ -106,23 +107,30 @@ def load_beside(
 
 
 def _read(
-    text: str, origin: str, reused: Mapping[int, Service]
+    text: str,
+    origin: str,
+    reused: Mapping[int, Service],
+    rows: Mapping[int, pieces.Rows] | None = None,
 ) -> tuple[Draft, list[checks.Finding], Report]:
     """The draft of a text without faults, and its warnings."""
     report = Report(origin)
-    draft = _read_draft(Item(compose(text, origin), "", report), reused)
+    draft = _read_draft(Item(compose(text, origin), "", report), reused, rows or {})
     report.faults.extend(checks.faults(draft))
     if report.faults:
         raise ConfigError(*report.lines(report.faults))
     return draft, list(checks.warnings(draft)), report
 
 
-def _read_draft(item: Item, reused: Mapping[int, Service]) -> Draft:
+def _read_draft(
+    item: Item, reused: Mapping[int, Service], rows: Mapping[int, pieces.Rows]
+) -> Draft:
     fields = fields_of(item, _TOP_KEYS) or {}
     interfaces = one_or_more(fields["interfaces"]) if "interfaces" in fields else []
     rules = [(entry.place, _read_rule(entry)) for entry in items_of(fields.get("marks"))]
     services = [
-        Placed(entry.place, reused[place], None) if place in reused else _read_service(entry)
+        Placed(entry.place, reused[place], None)
+        if place in reused
+        else _with_rows(_read_service(entry), rows.get(place))
         for place, entry in enumerate(items_of(fields.get("services")))
     ]
     return Draft(
@@ -239,6 +247,20 @@ def _read_service(item: Item) -> Placed | None:
         **_read_scheduler(fields),
     )
     return Placed(item.place, service, tuple(place for place, _ in backends)) if key else None
+
+
+def _with_rows(placed: Placed | None, rows: pieces.Rows | None) -> Placed | None:
+    """The service with all its backends, of which YAML had the first."""
+    if placed is None or rows is None or not placed.service.backends:
+        return placed
+    (first,) = placed.service.backends
+    more = tuple(
+        Backend(scalars.parse_host(address), weight=int(weight or 1), forward=first.forward)
+        for address, weight in rows.backends[1:]
+    )
+    places = tuple(f"{placed.place}.backends[{n}]" for n in range(len(rows.backends)))
+    service = dataclasses.replace(placed.service, backends=(first, *more))
+    return Placed(placed.place, service, places)
 
 
 def _read_scheduler(fields: Mapping[str, Item]) -> dict[str, Any]:

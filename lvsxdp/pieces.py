@@ -2,7 +2,9 @@
 
 To read a large file takes longer than all else that `apply` does, and mostly little of it has
 changed.  A piece is only ever taken for what was read of the very same text; whatever is not
-plainly a block of services, as nearly every file has it, is not taken apart.
+plainly a block of services, as nearly every file has it, is not taken apart.  Of a piece that has
+to be read, rows of backends that say no more than an IPv4 address and a weight, in one form, are
+what their text says: YAML is asked for the first of them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 HEAD = re.compile(r"^services:[ ]*(?:#.*)?\n", re.MULTILINE)
 FIRST = re.compile(r"(?:[ ]*(?:#.*)?\n)*( *)- ")
@@ -25,6 +27,18 @@ ELSEWHERE = (
 # Scalars of several lines.
 LONG = re.compile(r"[|>][-+0-9]*[ ]*(?:#.*)?$", re.MULTILINE)
 DIGEST_BYTES = 12
+# A backend of which YAML makes what stands there, and the rows of a list of such.
+ROW = r"- \{address: ([0-9.]+)(?:, weight: (0|[1-9][0-9]{0,8}))?\}\n"
+ROWS = re.compile(rf"( +){ROW}(?:\1{ROW})+")
+EACH_ROW = re.compile(ROW)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """A piece's plain backends: address and weight (or none) of each; the text with the first."""
+
+    backends: tuple[tuple[str, str], ...]
+    text: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,8 +57,15 @@ class Pieces:
             for piece in self.services
         ]
 
-    def without(self, known: Collection[int]) -> str | None:
-        """The text, every line where it was, with nothing in the place of the services known.
+    def rows(self, known: Collection[int]) -> dict[int, Rows]:
+        """The plain backends of the services that are not known, by place."""
+        others = ((i, piece) for i, piece in enumerate(self.services) if i not in known)
+        found = ((place, _rows_of(piece, self.indent)) for place, piece in others)
+        return {place: rows for place, rows in found if rows is not None}
+
+    def without(self, known: Collection[int], rows: Mapping[int, Rows]) -> str | None:
+        """The text, every line where it was, with nothing in the place of the services known, and
+        of `rows` only the first.
 
         None where one of the others may be more than it seems.
         """
@@ -53,10 +74,27 @@ class Pieces:
             if place in known:
                 parts.append(f"{self.indent}- 0" + "\n" * piece.count("\n"))
                 continue
+            piece = rows[place].text if place in rows else piece
             if LONG.search(piece) or not all(map(_is_closed, piece.splitlines())):
                 return None
             parts.append(piece)
         return "".join((*parts, self.after))
+
+
+def _rows_of(piece: str, indent: str) -> Rows | None:
+    """The plain backends of a service, None where it has others, or fewer than two."""
+    head = f"\n{indent}  backends:\n"
+    at = piece.find(head)
+    block = ROWS.match(piece, at + len(head)) if at >= 0 else None
+    if block is None or len(block[1]) < len(indent) + 2:
+        return None
+    # then the end, or another key of the service
+    if not re.compile(rf"(?:[ ]*(?:#.*)?\n)*(?:{indent}  [a-z]|\Z)").match(piece, block.end()):
+        return None
+    backends = tuple(EACH_ROW.findall(block[0]))
+    first = piece.index("\n", block.start()) + 1
+    text = piece[:first] + "\n" * (len(backends) - 1) + piece[block.end() :]
+    return Rows(backends, text)
 
 
 def _is_closed(line: str) -> bool:

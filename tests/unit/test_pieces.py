@@ -161,3 +161,73 @@ def _mixed(texts: list[str], dice: random.Random) -> str:
     services = [*parts[0].services, *parts[1].services]
     dice.shuffle(services)
     return "".join((parts[0].before, *services, parts[0].after))
+
+
+ROWS = (
+    "- {address: 10.0.0.1}",
+    "- {address: 10.0.0.1, weight: 7}",
+    "- {address: 10.0.0.2, weight: 0}",
+    "- {address: 10.0.0.3, weight: 2}",
+    "- {address: 10.0.0.4, weight: 999999999}",
+    "- {address: 10.0.0.5, weight: 9999999999}",
+    "- {address: 10.0.0.6, weight: 010}",
+    "- {address: 10.0.0.7, weight: 1_0}",
+    "- {address: 10.0.0.8, port: 80}",
+    "- {address: 10.0.0.9} # spare",
+    '- {address: "2001:db8::1"}',
+    "- {address: 10.0.0.256}",
+    "- {address: 010.0.0.1}",
+    "- {address: 224.0.0.1}",
+    "- {address: 10.0.0.10, draining: yes}",
+    "- 10.0.0.11",
+    "",
+    "# a comment",
+    "- address: 10.0.0.12",
+    "  weight: 3",
+)
+ENDS = (
+    "",
+    "    scheduler: rr\n",
+    "    forward: dr\n",
+    "    persistence: 600\n",
+    "    nonsense: 1\n",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(st.sampled_from(ROWS[:4]) | st.sampled_from(ROWS), max_size=6),
+    indent=st.sampled_from(["      ", "    ", "        ", "  "]),
+    key=st.sampled_from(["protocol: tcp\n    address: 192.0.2.9\n    port: 80", "mark: 1"]),
+    end=st.sampled_from(ENDS),
+)
+def test_rows_of_backends_are_what_yaml_makes_of_them(
+    rows: list[str], indent: str, key: str, end: str
+) -> None:
+    listed = "".join(f"{indent}{row}\n" if row else "\n" for row in rows)
+    text = f"services:\n  - name: shop\n    {key}\n    backends:\n{listed}{end}"
+    text += "  - {name: last, protocol: tcp, address: 192.0.2.1, port: 80}\n"
+    assert outcome(lambda: config.load_beside(text, "f", {})[:2]) == outcome(
+        lambda: config.load(text, "f")
+    )
+
+
+def outcome(read: Callable[[], object]) -> object:
+    """What is read, or what is said of it."""
+    try:
+        return read()
+    except ConfigError as err:
+        return str(err)
+
+
+def test_plain_rows_are_read_without_yaml_and_others_with_it() -> None:
+    split = pieces.split(FILE)
+    assert split is not None
+    assert {place: rows.backends for place, rows in split.rows({}).items()} == {
+        0: (("10.0.0.1", ""), ("10.0.0.2", "3"))
+    }
+    assert split.rows({0}) == {}
+    for odd in ("- {address: 10.0.0.2, port: 80}", "- {address: 10.0.0.2} # two"):
+        changed = pieces.split(FILE.replace("- {address: 10.0.0.2, weight: 3}", odd))
+        assert changed is not None
+        assert changed.rows({}) == {}
