@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from lvsxdp import changes, features, linking, listening
+from lvsxdp import changes, features, linking
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, LvsxdpError
 from lvsxdp.features import Feature
@@ -79,7 +79,11 @@ def bring(
         tell(f"features: {features.names(todo.missing)} to be compiled in")
     for warning in todo.warnings:
         say(f"warning: {warning}")
-    listening.refuse_covered(balancer.state.config, todo.config, net.addresses, force=how.covering)
+    if changes.brings_rules_or_services(balancer.state.config, todo.config):
+        from lvsxdp import listening
+
+        known, covering = balancer.state.config, how.covering
+        listening.refuse_covered(known, todo.config, net.addresses, force=covering)
     if how.dry_run:
         return False
     # an interface that was detached, and that the file does not ask for, is missed no more

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lvsxdp import backup, device, driver_refusals, journal, maps, network
+from lvsxdp import backup, journal, maps, network
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, DatapathError, LvsxdpError
 from lvsxdp.network import Link, Network
@@ -137,6 +137,8 @@ def _attach_in(
     except DatapathError as err:
         if mode != "native":
             raise
+        from lvsxdp import device, driver_refusals
+
         found = device.settings(link.name, link.mtu)
         raise DatapathError(driver_refusals.explain(link.name, str(err), found)) from err
 
