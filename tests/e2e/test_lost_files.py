@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import FILES, PINS, PROGRAM, Done, Pair, config, pair
+from tests.e2e.pair import FILES, PINS, PROGRAM, Done, Pair, config, pair, run
 
 SHOP = """
 services:
@@ -117,6 +117,33 @@ def test_a_read_only_bpf_file_system_is_named_with_its_remedy(bare: Pair, tmp_pa
     done = elsewhere(bare, mount, "attach", "p0", "-c", config(SHOP, tmp_path))
     assert done.returncode == 5
     assert done.stderr.endswith(f"{MOUNT} is read-only: mount -o remount,rw {MOUNT}\n")
+    assert bare.picture() == before
+
+
+FULL = """
+import errno, sys
+from lvsxdp import cli, libbpf, maps
+left, pin = int(sys.argv[1]), maps.pin
+def full(descriptor, path):
+    global left
+    left -= 1
+    if left < 0:
+        raise libbpf.failure(f"pinning {path} failed", -errno.ENOSPC)
+    pin(descriptor, path)
+maps.pin = full
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("pins", [0, 20, 50])
+def test_a_bpf_file_system_that_is_full_is_told_and_nothing_is_left(
+    bare: Pair, tmp_path: Path, pins: int
+) -> None:
+    before = bare.picture()
+    words = (PROGRAM.parent / "python", "-c", FULL, pins, "--netns", bare.ns, "attach", "p0")
+    done = run(*words, "-c", config(SHOP, tmp_path), check=False)
+    assert done.returncode == 5
+    assert "No space left on device" in done.stderr.splitlines()[-1]
     assert bare.picture() == before
 
 
