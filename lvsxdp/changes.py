@@ -41,16 +41,22 @@ def _names(values: tuple[str, ...]) -> str:
 
 
 def _service_lines(old: Config, new: Config) -> Iterator[str]:
-    before = {service.key: service for service in old.services}
-    after = {service.key: service for service in new.services}
+    before = {service.key: service for service in others(old, new)}
+    after = {service.key: service for service in others(new, old)}
     for key, service in before.items():
         if key not in after:
             yield f"service {service}: removed with {len(service.backends)} backends"
     for key, service in after.items():
         if key not in before:
             yield f"service {service}: added with {len(service.backends)} backends"
-        elif before[key] is not service:
+        else:
             yield from _edits(before[key], service)
+
+
+def others(mine: Config, yours: Config) -> list[Service]:
+    """The services of one configuration that are not the very same in another."""
+    same = set(map(id, yours.services))
+    return [service for service in mine.services if id(service) not in same]
 
 
 def _edits(old: Service, new: Service) -> Iterator[str]:

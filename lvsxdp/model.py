@@ -163,6 +163,7 @@ class AddressKey:
     protocol: Protocol
     address: Address
     port: int
+    _text: str = dataclasses.field(default="", init=False, repr=False, compare=False)
 
     @property
     def family(self) -> Family:
@@ -170,6 +171,11 @@ class AddressKey:
         return Family.of(self.address)
 
     def __str__(self) -> str:
+        if not self._text:
+            object.__setattr__(self, "_text", self._name())
+        return self._text
+
+    def _name(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         return f"{self.protocol}:{host}:{self.port if self.port != ANY_PORT else 'any'}"
 

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from lvsxdp import interfaces, network, records
+from lvsxdp import changes, interfaces, network, records
 from lvsxdp.controller import Balancer
-from lvsxdp.model import Address, Config, Service
+from lvsxdp.model import Address, Config
 from lvsxdp.network import Link, Network
 
 # Backends of which a change asks the kernel.
@@ -128,17 +128,11 @@ def _fresh(known: Config, wanted: Config) -> Iterator[Address]:
     """Addresses of backends that are new in a service, each once."""
     seen = set[Address]()
     # of a service that stays as it is, nothing is read
-    before = {service.key: service for service in _others(known, wanted)}
-    for service in _others(wanted, known):
+    before = {service.key: service for service in changes.others(known, wanted)}
+    for service in changes.others(wanted, known):
         old = before.get(service.key)
         had = {backend.address for backend in old.backends} if old else set[Address]()
         for backend in service.backends:
             if backend.address not in had and backend.address not in seen:
                 seen.add(backend.address)
                 yield backend.address
-
-
-def _others(mine: Config, yours: Config) -> Iterator[Service]:
-    """The services of one configuration that are not the very same in another."""
-    same = set(map(id, yours.services))
-    return (service for service in mine.services if id(service) not in same)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lvsxdp import filtering, marking, records, scheduling, sharing
+from lvsxdp import changes, filtering, marking, records, scheduling, sharing
 from lvsxdp.book import BackendPlace, Book, Numbers, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
@@ -310,16 +310,16 @@ def plan(
     anything taken away.  `first` writes also what is equal to the defaults.
     """
     change = _Change(schema, book, Places(book), new, host)
-    before = {service.key: service for service in old.services}
-    after = {service.key: service for service in new.services}
-    for service in old.services:
-        if service.key not in after:
+    before = {service.key: service for service in changes.others(old, new)}
+    after = {service.key: service for service in changes.others(new, old)}
+    for key, service in before.items():
+        if key not in after:
             _remove_service(change, service)
-    for service in new.services:
-        was = before.get(service.key)
+    for key, service in after.items():
+        was = before.get(key)
         if was is None:
             _add_service(change, service)
-        elif was is not service and _unnamed(was) != _unnamed(service):
+        elif _unnamed(was) != _unnamed(service):
             _edit_service(change, was, service)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
     if first or old.marks != new.marks:
