@@ -139,11 +139,12 @@ def keep_sending(outer: Ends, inner: live.Balancer, stop: Event, sent: Any) -> N
         total += send(outer, inner, established(virtual, packet.ACK), ESTABLISHED)
         tick += 1
     sent.value = total
+    print(f"{total / (time.monotonic() - began):.0f} packets a second", flush=True)
 
 
 @contextlib.contextmanager
 def traffic(balancer: Balancer) -> Iterator[list[int]]:
-    """RATE packets a second meanwhile; how many were sent, at the end."""
+    """At most RATE packets a second meanwhile; how many were sent, at the end."""
     fork = multiprocessing.get_context("fork")
     stop, sent, result = fork.Event(), fork.Value("q", 0), [0]
     arguments = (balancer.outer, balancer.inner, stop, sent)
