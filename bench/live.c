@@ -22,8 +22,25 @@ struct live_case {
 	u8 frame[FRAME_BYTES];
 };
 
-/* The case that runs now; written by the bench. */
-BPF_ARRAY(cases, struct live_case, 1);
+/* What goes on beside a bench: established flows, and new ones that go on LAG flows later. */
+#define KINDS 3
+#define VIRTUALS 2
+#define LAG 512
+struct live_pace {
+	u64 interval; /* nanoseconds from one frame to the next */
+	u64 began; /* by the kernel's monotonic clock; set by the first frame */
+	u64 sent;
+};
+
+enum kind {
+	KIND_ESTABLISHED = 0,
+	KIND_NEW = 1,
+	KIND_SECOND = 2,
+};
+
+/* generate sends the first case; pace one for each kind and address. Written by the bench. */
+BPF_ARRAY(cases, struct live_case, KINDS *VIRTUALS);
+BPF_ARRAY(paces, struct live_pace, 1);
 /* The destination address of what each backend gets; written by the bench. */
 BPF_ARRAY(expected, u32, BACKENDS);
 /* Frames for each backend, and those that are for none. */
@@ -36,20 +53,17 @@ static __always_inline u16 live_fold(u32 sum)
 	return ~sum;
 }
 
-/* Runs on live frames: what the last run did to a frame's bytes is still there. */
-int generate(struct xdp_md *ctx)
+/* A frame is written whole: what the last run did to its bytes is still there. */
+static __always_inline int live_send(struct xdp_md *ctx, struct live_case *bench, u32 flow)
 {
-	u32 zero = 0, flow, source;
-	struct live_case *bench = cases.lookup(&zero);
 	u8 *frame = (void *)(long)ctx->data;
 	struct iphdr *ip = (void *)(frame + ETH_HLEN);
 	struct tcphdr *tcp = (void *)(ip + 1);
+	u32 source;
 	u16 port;
 
-	if (!bench || frame + FRAME_BYTES > (u8 *)(long)ctx->data_end)
+	if (frame + FRAME_BYTES > (u8 *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	flow = bench->counter++;
-	flow = (bench->spread ? flow * SPREAD : flow) & bench->flow_mask;
 	__builtin_memcpy(frame, bench->frame, FRAME_BYTES);
 	source = ip->saddr + bpf_htonl(bench->clients ? flow : flow >> 4);
 	port = tcp->source + (bench->clients ? 0 : bpf_htons(flow & 15));
@@ -59,6 +73,47 @@ int generate(struct xdp_md *ctx)
 	ip->check = live_fold(bench->ip_sum + source);
 	tcp->check = live_fold(bench->tcp_sum + source + port);
 	return bpf_redirect(bench->ifindex, 0);
+}
+
+/* Sends as fast as it can. */
+int generate(struct xdp_md *ctx)
+{
+	u32 zero = 0, flow;
+	struct live_case *bench = cases.lookup(&zero);
+
+	if (!bench)
+		return XDP_ABORTED;
+	flow = bench->counter++;
+	return live_send(ctx, bench, (bench->spread ? flow * SPREAD : flow) & bench->flow_mask);
+}
+
+/* Sends a frame when it is due, and none before: half of them of established flows. */
+int pace(struct xdp_md *ctx)
+{
+	u32 zero = 0, flow, place, kind = KIND_ESTABLISHED;
+	struct live_pace *pace = paces.lookup(&zero);
+	u64 now = bpf_ktime_get_ns(), turn;
+	struct live_case *bench;
+
+	if (!pace)
+		return XDP_ABORTED;
+	if (!pace->began)
+		pace->began = now;
+	if (now < pace->began + pace->sent * pace->interval)
+		return XDP_DROP;
+	turn = pace->sent++;
+	flow = turn >> 2;
+	if (turn & 1)
+		kind = turn & 2 ? KIND_SECOND : KIND_NEW;
+	else
+		flow = turn >> 1;
+	place = kind * VIRTUALS + (flow & 1);
+	bench = cases.lookup(&place);
+	if (!bench)
+		return XDP_ABORTED;
+	if (kind == KIND_NEW)
+		flow += LAG;
+	return live_send(ctx, bench, flow & bench->flow_mask);
 }
 
 static __always_inline int live_count(u32 place)

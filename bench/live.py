@@ -10,8 +10,9 @@ import os
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench import packet
 from lvsxdp import bytecode, compiler, libbpf, network, records
@@ -19,6 +20,9 @@ from lvsxdp.network import Network
 
 LIVE_FRAMES = 1 << 1
 BATCH = 64
+MANY = 2**31 - 1
+NANOSECONDS = 10**9
+PROGRAMS = ("generate", "pace", "sink", "drain")
 BACKENDS = ("10.0.0.11", "10.0.0.12")
 VIPS = ("192.0.2.10", "192.0.2.11")
 WRONG = len(BACKENDS)
@@ -73,12 +77,12 @@ class Ends:
     """The namespace of the outer ends: generators send from there, sinks count there."""
 
     def __init__(self, name: str, cache: Path) -> None:
-        """Loads generator, sink and drain."""
+        """Loads generators, sink and drain."""
         self.namespace, self.counter = name, 0
         compiled = compiler.compile_source("live.c", {}, cache=cache, folder=packet.HERE)
-        self.programs, tables = bytecode.load_alone(compiled, ("generate", "sink", "drain"))
+        self.programs, tables = bytecode.load_alone(compiled, PROGRAMS)
         self.cases, self.expected = tables["cases"], tables["expected"]
-        self.counts = tables["arrived"]
+        self.counts, self.paces = tables["arrived"], tables["paces"]
 
     def expect(self, *addresses: str) -> None:
         """From now on each backend's frames have to have its address."""
@@ -90,8 +94,8 @@ class Ends:
         rows = [self.counts.look_up(records.number(n)) or b"" for n in range(WRONG + 1)]
         return [[int.from_bytes(p, "little") for p in records.per_cpu(row, 8)] for row in rows]
 
-    def aim(self, balancer: Balancer, flows: Flows) -> bytes:
-        """Tells the generator what to send next; the frame to start it with."""
+    def aim(self, balancer: Balancer, flows: Flows, place: int = 0) -> bytes:
+        """Writes a case, which says what a generator sends; the frame to start it with."""
         case = packet.Case(
             "", "", flows.virtual, flows.source, flows.flows, flows.flags, 0, None, 0, 0
         )
@@ -105,7 +109,7 @@ class Ends:
             balancer.generator,
             *_sums(frame),
         )
-        self.cases.update(records.number(0), header + frame)
+        self.cases.update(records.number(place), header + frame)
         return frame
 
     def send(self, balancer: Balancer, flows: Flows, packets: int) -> None:
@@ -114,6 +118,23 @@ class Ends:
         network.enter_namespace(self.namespace)
         run_live(self.programs["generate"], frame, packets)
         self.counter += packets
+
+    def pace(self, balancer: Balancer, kinds: Sequence[Flows], rate: int) -> NoReturn:
+        """Sends so many frames a second, evenly, until a signal ends this process.
+
+        `kinds` are the cases of pace in live.c. Where a CPU is taken away, what became due
+        meanwhile is sent when it is back.
+        """
+        frames = [self.aim(balancer, flows, place) for place, flows in enumerate(kinds)]
+        self.paces.update(records.number(0), struct.pack("<QQQ", NANOSECONDS // rate, 0, 0))
+        network.enter_namespace(self.namespace)
+        while True:
+            run_live(self.programs["pace"], frames[0], MANY)
+
+    def paced(self) -> tuple[int, float]:
+        """What pace has sent, and for how many seconds it has been sending."""
+        _, began, sent = struct.unpack("<QQQ", self.paces.look_up(records.number(0)) or bytes(24))
+        return sent, time.monotonic() - began / NANOSECONDS
 
     def pump(self, balancer: Balancer, flows: Flows, packets: int) -> tuple[float, list[list[int]]]:
         """Sends frames and waits for the last: seconds, and what arrived, by backend and CPU."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PLAIN, PERSISTENT = live.VIPS
 RATE = 100_000  # packets a second
-TICK = 0.05  # seconds
-ESTABLISHED, NEW = 4096, 512  # flows in all, and in each tick
+ESTABLISHED, NEW = 4096, 1 << 20
+LAG = 512  # as in live.c
 CONFIG = f"""
 capacity: {{connections: 1048576, persistence: 262144}}
 services:
@@ -113,51 +111,43 @@ def established(virtual: str, flags: int, flows: int = ESTABLISHED) -> Flows:
     return Flows("20.0.0.0", flows, flags, virtual, clients=True, spread=False)
 
 
-def new(virtual: str, flags: int, tick: int) -> Flows:
-    source = ipaddress.ip_address("60.0.0.0") + tick * NEW
-    return Flows(str(source), NEW, flags, virtual, clients=True, spread=False)
+def new(virtual: str, flags: int, flows: int = NEW) -> Flows:
+    return Flows("60.0.0.0", flows, flags, virtual, clients=True, spread=False)
 
 
-def send(outer: Ends, balancer: live.Balancer, flows: Flows, packets: int) -> int:
-    # each flow as often as any other, whatever was sent before
+def send(outer: Ends, balancer: live.Balancer, flows: Flows) -> int:
+    """Each flow once."""
     outer.counter = 0
-    outer.send(balancer, flows, packets)
-    return packets
-
-
-def keep_sending(outer: Ends, inner: live.Balancer, stop: Event, sent: Any) -> None:
-    """Each tick: established flows go on, new ones begin, and those of the tick before go on."""
-    began, tick, total = time.monotonic(), 0, 0
-    while not stop.is_set() or tick % 2:
-        wanted = (time.monotonic() - began) * RATE - total
-        if wanted < RATE * TICK / 2:
-            time.sleep(TICK / 4)
-            continue
-        virtual = live.VIPS[tick // 2 % 2]
-        flags = packet.ACK if tick % 2 else packet.SYN
-        total += send(outer, inner, new(virtual, flags, tick // 2), NEW)
-        total += send(outer, inner, established(virtual, packet.ACK), ESTABLISHED)
-        tick += 1
-    sent.value = total
-    print(f"{total / (time.monotonic() - began):.0f} packets a second", flush=True)
+    outer.send(balancer, flows, flows.flows)
+    return flows.flows
 
 
 @contextlib.contextmanager
 def traffic(balancer: Balancer) -> Iterator[list[int]]:
-    """At most RATE packets a second meanwhile; how many were sent, at the end."""
-    fork = multiprocessing.get_context("fork")
-    stop, sent, result = fork.Event(), fork.Value("q", 0), [0]
-    arguments = (balancer.outer, balancer.inner, stop, sent)
-    process = fork.Process(target=keep_sending, args=arguments, daemon=True)
+    """RATE packets a second meanwhile; how many were sent, at the end."""
+    kinds = [
+        flows
+        for kind in (
+            [established(virtual, packet.ACK) for virtual in live.VIPS],
+            [new(virtual, packet.SYN) for virtual in live.VIPS],
+            [new(virtual, packet.ACK) for virtual in live.VIPS],
+        )
+        for flows in kind
+    ]
+    fork, sent = multiprocessing.get_context("fork"), [0]
+    process = fork.Process(
+        target=balancer.outer.pace, args=(balancer.inner, kinds, RATE), daemon=True
+    )
     process.start()
     try:
-        yield result
+        yield sent
     finally:
-        stop.set()
-        process.join(30)
+        _, seconds = balancer.outer.paced()
         process.terminate()
-    assert process.exitcode == 0
-    result[0] = sent.value
+        process.join(30)
+        sent[0], _ = balancer.outer.paced()
+    print(f"{sent[0]} packets in {seconds:.2f} s")
+    assert sent[0] > 0.99 * RATE * seconds, "not the traffic that this test is about"
 
 
 def test_no_packet_is_lost_and_no_client_moves_when_another_build_takes_over(
@@ -168,12 +158,11 @@ def test_no_packet_is_lost_and_no_client_moves_when_another_build_takes_over(
     )
     opening = 0
     for virtual in live.VIPS:
+        opening += send(balancer.outer, balancer.inner, new(virtual, packet.SYN, LAG))
         for flags in (packet.SYN, packet.ACK):
-            opening += send(
-                balancer.outer, balancer.inner, established(virtual, flags), ESTABLISHED
-            )
+            opening += send(balancer.outer, balancer.inner, established(virtual, flags))
     clients = {row["client"]: row["backend"] for row in balancer.read("persistence", "list")}
-    assert len(clients) == ESTABLISHED
+    assert len(clients) == ESTABLISHED + LAG
     programs, seconds = [balancer.program()], []
     with traffic(balancer) as sent:
         for build in (package, ROOT):
@@ -188,7 +177,7 @@ def test_no_packet_is_lost_and_no_client_moves_when_another_build_takes_over(
     deadline = time.monotonic() + live.PATIENCE
     while sums(balancer.outer)[0] < opening + sent[0] and time.monotonic() < deadline:
         time.sleep(0.01)
-    print(f"{sent[0]} packets while {seconds} s")
+    print(f"the exchanges took {seconds} s")
     assert sums(balancer.outer) == [opening + sent[0], 0, 0]
     kept = {row["client"]: row["backend"] for row in balancer.read("persistence", "list")}
     assert {client: kept.get(client) for client in clients} == clients
@@ -206,7 +195,7 @@ def test_a_build_with_other_tables_says_what_would_be_lost_and_takes_over_by_for
     )
     flows = 64
     for flags in (packet.SYN, packet.ACK):
-        send(balancer.outer, balancer.inner, established(PERSISTENT, flags, flows), flows)
+        send(balancer.outer, balancer.inner, established(PERSISTENT, flags, flows))
     before, saved = balancer.program(), balancer.lvsxdp("save")
     done = balancer.command("attach", "lb0", package=package)
     assert done.returncode == 4
@@ -219,6 +208,6 @@ def test_a_build_with_other_tables_says_what_would_be_lost_and_takes_over_by_for
     assert balancer.program() != before
     # from here on by the lvsxdp that loaded it
     assert balancer.lvsxdp("save", package=package) == saved
-    send(balancer.outer, balancer.inner, established(PERSISTENT, packet.SYN, flows), flows)
+    send(balancer.outer, balancer.inner, established(PERSISTENT, packet.SYN, flows))
     assert len(balancer.read("connection", "list")) == flows
     assert balancer.command("status", "--check", package=package).returncode == 0
