@@ -77,10 +77,13 @@ def namespace_cookie() -> int:
 
 def enter_namespace(name: str) -> None:
     """Moves this process into a network namespace by its name, and nowhere else."""
+    missing = NotFoundError(f'there is no network namespace "{name}" (ip netns list)')
+    if "/" in name:
+        raise missing
     try:
         descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
     except OSError as err:
-        raise NotFoundError(f'there is no network namespace "{name}" (ip netns list)') from err
+        raise missing from err
     try:
         _set_namespace(descriptor, CLONE_NEWNET, f"entering namespace {name}")
     finally:

@@ -180,6 +180,11 @@ def parse_ports(text: str) -> Ports:
     return ports
 
 
+def parse_ports_or_any(text: str) -> Ports | None:
+    """Ports as a command line has them: None for `any`."""
+    return None if text == "any" else parse_ports(text)
+
+
 parse_scheduler = functools.partial(
     parse_choice, what="a scheduler", choices=Scheduler, later=_SCHEDULERS_LATER
 )

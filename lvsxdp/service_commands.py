@@ -219,7 +219,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     kinds = (
         ("--protocol", "protocols", "parse_protocol", "tcp, udp or sctp; without: all."),
         ("--address", "addresses", "parse_network_or_any", "192.0.2.10, 192.0.2.0/24, any."),
-        ("--port", "ports", "parse_ports", "80, 10000-20000; without: all."),
+        ("--port", "ports", "parse_ports_or_any", "80, 10000-20000, any."),
         ("--source", "sources", "parse_network", "Of clients in it."),
         ("--source-mac", "source_macs", "parse_mac", "From this sender on the link."),
         ("--interface", "interfaces", "parse_interface", "That come by it."),
@@ -250,10 +250,11 @@ def mark_add(
 
     if not conditions["addresses"]:
         raise click.UsageError("a rule needs --address; --address any stands for every one")
-    if None in conditions["addresses"] and len(conditions["addresses"]) > 1:
-        raise click.UsageError("--address any stands for every one; leave out the others")
-    if None in conditions["addresses"]:
-        conditions["addresses"] = ()
+    for flag, name in (("--address", "addresses"), ("--port", "ports")):
+        if None in conditions[name] and len(conditions[name]) > 1:
+            raise click.UsageError(f"{flag} any stands for every one; leave out the others")
+        if None in conditions[name]:
+            conditions[name] = ()
     rule = MarkRule(value, **{name: given for name, given in conditions.items() if given})
     change(options, lambda config: changes.add_rule(config, rule, before), force=force)
 

@@ -308,9 +308,10 @@ def test_where_nothing_is_attached_a_command_says_so(bare: Pair, command: str) -
     assert (code, "lvsxdp is not attached here" in said) == (3, True)
 
 
-def test_a_namespace_that_is_not_there_is_named() -> None:
-    done = run(PROGRAM, "--netns", "lvxclinope", "status", check=False)
-    assert (done.returncode, 'no network namespace "lvxclinope"' in done.stderr) == (3, True)
+@pytest.mark.parametrize("name", ["lvxclinope", "../../etc"])
+def test_a_namespace_that_is_not_there_is_named(name: str) -> None:
+    done = run(PROGRAM, "--netns", name, "status", check=False)
+    assert (done.returncode, f'no network namespace "{name}"' in done.stderr) == (3, True)
 
 
 # ---- entries ----

@@ -31,6 +31,7 @@ WRONG = {
     "mark add x --address any": "Invalid value for 'MARK': \"x\" is not a mark (0 to 4294967295)",
     f"{RULE} --address any": "--address any stands for every one; leave out the others",
     f"{RULE} --address 192.0.2.1/32": "'--address': \"192.0.2.1/32\" is given twice; leave one out",
+    f"{RULE} --port any --port 80": "--port any stands for every one; leave out the others",
     f"{RULE} --port 80 --port 80": "'--port': \"80\" is given twice; leave one out",
     f"{RULE} --port 21-20": "Invalid value for '--port': \"21-20\" runs backwards; write 20-21",
     f"{RULE} --vlan 4095": "Invalid value for '--vlan': \"4095\" is not a VLAN id (1 to 4094)",
