@@ -20,7 +20,8 @@ from lvsxdp.controller import Balancer
 from lvsxdp.model import Capacity, Config
 from lvsxdp.network import Network
 
-NAMESPACE = "lvxtest"
+# Two runs at once, each by its process, do not meet.
+NAMESPACE = f"lvxtest-{os.getpid()}"
 ROUTER_MAC = "02:00:00:00:00:fe"
 BACKENDS = {f"10.0.0.{n}": f"02:00:00:00:01:{n:02x}" for n in range(11, 31)}
 BACKENDS |= {f"2001:db8:0:2::{n:x}": f"02:00:00:00:06:{n:02x}" for n in range(0x11, 0x18)}
@@ -64,7 +65,7 @@ def build_namespace(name: str = NAMESPACE) -> None:
 
 
 def remove_namespace(name: str = NAMESPACE) -> None:
-    """Removes the namespace, also one that an interrupted run left."""
+    """Removes the namespace; nothing to do is fine."""
     subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 

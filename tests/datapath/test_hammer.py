@@ -102,7 +102,7 @@ def hammer(driver: int, frame: bytes, ifindex: int, cpu: int, stop: Event) -> No
 @pytest.fixture
 def roomy(tmp_path: Path) -> Iterator[Datapath]:
     """Programs with more service ids than are used, so that none has to be swept for another."""
-    with running("lvxhammer", ROOMY, tmp_path) as datapath:
+    with running(f"lvxhammer-{os.getpid()}", ROOMY, tmp_path) as datapath:
         yield datapath
 
 

@@ -84,7 +84,7 @@ def at_once(works: list[Callable[[], None]]) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Datapath]:
     """Programs that wait where it is dangerous, with tables of two buckets."""
-    with running("lvxstress", SMALL, tmp_path, {"TEST_RACES": 1}) as datapath:
+    with running(f"lvxstress-{os.getpid()}", SMALL, tmp_path, {"TEST_RACES": 1}) as datapath:
         yield datapath
 
 

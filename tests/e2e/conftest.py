@@ -1,6 +1,7 @@
 """What the traffic tests share: a laboratory with servers, and the balancer in it."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from lab import clients, layout, servers
+from lab import clients, layout, record, servers
 from lab.topology import PYTHON, Lab, Spawned
 
-PREFIX = "lvxe2e"
+# Two runs at once, each by its process, do not meet.
+PREFIX = f"lvxe2e-{os.getpid()}"
 PROGRAM = Path(sys.executable).parent / "lvsxdp"
 SHOP = (Path(__file__).resolve().parents[2] / "examples/shop.yaml").read_text()
 # Other work may share the cores: what a poll waits for has this long.
@@ -160,6 +162,14 @@ def url(scheme: str, address: str, rest: str = "/") -> str:
 def ask(lab: Lab, ns: str, address: str, source: str | None = None, rest: str = "/") -> str:
     """Return the backend that answered over HTTP."""
     return clients.http(lab, ns, url("http", address, rest), source)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_lock_is_left() -> Iterator[None]:
+    """The locks of the laboratories' names are removed, since no other run has use for them."""
+    yield
+    for lock in record.STATE.glob(f"*-{os.getpid()}.lock"):
+        lock.unlink()
 
 
 @pytest.fixture(scope="module")

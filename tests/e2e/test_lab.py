@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from lab.topology import Forwarding, Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPOLOGY = ROOT / "scripts/topology"
-PREFIX = "lvxt"
-OTHER_PREFIX = "lvxu"
+PREFIX = f"lvxt-{os.getpid()}"
+OTHER_PREFIX = f"lvxu-{os.getpid()}"
 FAMILIES = {"IPv4": BACKEND4, "IPv6": BACKEND6}
 BIG_FRAME = 1514
 
