@@ -152,6 +152,10 @@ def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[
     if family is not service.family:
         what = f"{backend.address} is {family} and the service is {service.family}"
         yield f"{place}.address", f"{what}; each family is a service of its own"
+    upper, lower = backend.upper_threshold, backend.lower_threshold
+    if lower > upper:
+        what = f"{lower} is above upper_threshold ({upper or 'none'})"
+        yield f"{place}.lower_threshold", f"{what}; give {lower} or more as upper_threshold"
     if backend.port is None:
         return
     if isinstance(service.key, AddressKey):

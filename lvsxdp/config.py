@@ -63,7 +63,9 @@ _SERVICE_KEYS = (
     "name", "mark", "family", "protocol", "address", "port",
     "scheduler", "flags", "persistence", "forward", "backends",
 )  # fmt: skip
-_BACKEND_KEYS = ("address", "port", "weight", "forward", "draining")
+_BACKEND_KEYS = (
+    "address", "port", "weight", "upper_threshold", "lower_threshold", "forward", "draining",
+)  # fmt: skip
 _PERSISTENCE_KEYS = ("timeout", "netmask", "expiry")
 
 
@@ -356,6 +358,8 @@ def _read_backend(item: Item, forward: Forward) -> Backend | None:
         weight=value_of(fields, "weight", parse_weight, 1, NUMBER),
         forward=value_of(fields, "forward", scalars.parse_forward, forward),
         draining=value_of(fields, "draining", scalars.parse_switch, False, SWITCH),
+        upper_threshold=value_of(fields, "upper_threshold", scalars.parse_threshold, 0, NUMBER),
+        lower_threshold=value_of(fields, "lower_threshold", scalars.parse_threshold, 0, NUMBER),
     )
     return backend if address is not None else None
 

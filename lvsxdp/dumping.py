@@ -105,6 +105,10 @@ def _backend_row(backend: Backend) -> FlowMapping:
         row["port"] = backend.port
     if backend.weight != 1:
         row["weight"] = backend.weight
+    if backend.upper_threshold:
+        row["upper_threshold"] = backend.upper_threshold
+    if backend.lower_threshold:
+        row["lower_threshold"] = backend.lower_threshold
     if backend.forward is not Forward.DR:
         row["forward"] = str(backend.forward)
     if backend.draining:

@@ -11,6 +11,7 @@ from typing import Any
 from lvsxdp.model import (
     MAX_MARK,
     MAX_PERSISTENCE,
+    MAX_THRESHOLD,
     MAX_WEIGHT,
     Expiry,
     Family,
@@ -188,6 +189,14 @@ def _backend() -> Schema:
         "address": _about("An address of the service's family.", HOST),
         "port": _about("Only where it is the service's own.", _whole(1, MAX_PORT)),
         "weight": _about("Its share; 0 takes no new clients. By default 1.", _whole(0, MAX_WEIGHT)),
+        "upper_threshold": _about(
+            "With so many connections it gets no more; 0, the default, for no end.",
+            _whole(0, MAX_THRESHOLD),
+        ),
+        "lower_threshold": _about(
+            "With less than so many it gets some again; by default three quarters of the upper.",
+            _whole(0, MAX_THRESHOLD),
+        ),
         "forward": _about(
             "How packets reach it; by default as the service says.", _choice(Forward)
         ),

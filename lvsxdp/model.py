@@ -15,6 +15,7 @@ FTP_PORT = 21
 DEFAULT_PERSISTENCE = 360
 MAX_PERSISTENCE = 2678400
 MAX_WEIGHT = 2**31 - 1
+MAX_THRESHOLD = 2**31 - 1
 MAX_MARK = 2**32 - 1
 MAX_CAPACITY = {
     "connections": 2**21,
@@ -115,7 +116,12 @@ class Persistence:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backend:
-    """A machine behind a service.  `port` None means the service's port, or the packet's."""
+    """A machine behind a service.  `port` None means the service's port, or the packet's.
+
+    With `upper_threshold` connections it is overloaded and gets no more, until it has less than
+    `lower_threshold`.  Without an upper one (0) it never is; without a lower one, three quarters
+    of the upper count.
+    """
 
     address: Address
     port: int | None = None
@@ -127,6 +133,8 @@ class Backend:
 
     @property
     def key(self) -> tuple[Address, int | None]:
+    upper_threshold: int = 0
+    lower_threshold: int = 0
         """What names it among its service's backends."""
         return (self.address, self.port)
 

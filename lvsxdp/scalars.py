@@ -16,6 +16,7 @@ from lvsxdp.model import (
     ANY_PORT,
     MAX_MARK,
     MAX_PERSISTENCE,
+    MAX_THRESHOLD,
     MAX_WEIGHT,
     Address,
     Expiry,
@@ -91,6 +92,11 @@ def parse_switch(text: str) -> bool:
 def parse_weight(text: str) -> int:
     """A backend's weight; 0 quiesces."""
     return parse_whole(text, "a weight", 0, MAX_WEIGHT)
+
+
+def parse_threshold(text: str) -> int:
+    """A backend's threshold in connections; 0 for none."""
+    return parse_whole(text, "a number of connections", 0, MAX_THRESHOLD)
 
 
 def parse_timeout(text: str) -> int:

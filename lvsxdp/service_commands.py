@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lvsxdp import backend_options
 from lvsxdp.command import (
     Group,
     Options,
@@ -29,6 +30,8 @@ BACKEND_COLUMNS = (
     "address",
     "port",
     "weight",
+    "upper_threshold",
+    "lower_threshold",
     "forward",
     "state",
     "active",
@@ -302,15 +305,12 @@ def _edit(options: Options, service_name: str, edit: Edit) -> None:
     change(options, edited)
 
 
-weight_option = click.option("--weight", callback=parsed("parse_weight"), help="0 to 2147483647.")
-
-
 @backend.command("add")
 @click.argument("service_name", metavar="SERVICE")
 @click.argument("name", metavar="BACKEND")
-@weight_option
+@backend_options.share_options
 @pass_options
-def backend_add(options: Options, service_name: str, name: str, weight: int | None) -> None:
+def backend_add(options: Options, /, service_name: str, name: str, **shares: int | None) -> None:
     """Add a backend; it comes first in the list, as under IPVS.
 
     Example: lvsxdp backend add mark:1 10.0.0.14 --weight 2
@@ -318,7 +318,7 @@ def backend_add(options: Options, service_name: str, name: str, weight: int | No
     from lvsxdp import changes, names
 
     address, port = names.parse_backend_name(name)
-    fresh = Backend(address, port, 1 if weight is None else weight)
+    fresh = dataclasses.replace(Backend(address, port), **backend_options.given(shares))
 
     def edit(found: Service) -> Service:
         own = getattr(found.key, "port", None)
@@ -344,16 +344,17 @@ def _edit_backend(
 @backend.command("edit")
 @click.argument("service_name", metavar="SERVICE")
 @click.argument("name", metavar="BACKEND")
-@weight_option
+@backend_options.share_options
 @pass_options
-def backend_edit(options: Options, service_name: str, name: str, weight: int | None) -> None:
+def backend_edit(options: Options, /, service_name: str, name: str, **shares: int | None) -> None:
     """Change what is named; weight 0 quiesces: no new clients, persistent ones keep coming.
 
     Example: lvsxdp backend edit mark:1 10.0.0.11 --weight 3
     """
-    if weight is None:
-        raise click.UsageError("name what to change: --weight")
-    _edit_backend(options, service_name, name, lambda b: dataclasses.replace(b, weight=weight))
+    given = backend_options.given(shares)
+    if not given:
+        raise click.UsageError(f"name what to change: {backend_options.NAMES}")
+    _edit_backend(options, service_name, name, lambda b: dataclasses.replace(b, **given))
 
 
 @backend.command("drain")

@@ -139,14 +139,16 @@ def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service
 
 
 def backend_to(backend: Backend) -> list[Any]:
-    """A backend as a list."""
+    """A backend as a list; most have no thresholds, and so a shorter one."""
     b = backend
-    return [str(b.address), b.port, b.weight, str(b.forward), b.draining]
+    plain = [str(b.address), b.port, b.weight, str(b.forward), b.draining]
+    limits = [b.upper_threshold, b.lower_threshold]
+    return plain + limits if any(limits) else plain
 
 
 def backend_from(plain: list[Any]) -> Backend:
     """The backend that backend_to was given."""
-    return Backend(_address(plain[0]), plain[1], plain[2], Forward(plain[3]), plain[4])
+    return Backend(_address(plain[0]), plain[1], plain[2], Forward(plain[3]), *plain[4:])
 
 
 def service_to(service: Service) -> list[Any]:

@@ -13,6 +13,7 @@ from lvsxdp.model import (
     ANY_PORT,
     MAX_MARK,
     MAX_PERSISTENCE,
+    MAX_THRESHOLD,
     MAX_WEIGHT,
     AddressKey,
     Backend,
@@ -36,6 +37,7 @@ V4 = st.ip_addresses(network="10.0.0.0/8")
 V6 = st.ip_addresses(network="2001:db8::/32")
 HOSTS = {Family.IPV4: V4, Family.IPV6: V6}
 PORT = st.integers(1, 65535)
+THRESHOLD = st.integers(0, MAX_THRESHOLD)
 NAMES = st.one_of(
     st.sampled_from(
         ["on", "no", "80", "1e3", "~", "null", "0x1", "=", "<<", "*a", "{}", "2001-01-01"]
@@ -87,6 +89,20 @@ def persistences(family: Family) -> st.SearchStrategy:
 
 
 @st.composite
+def backends(draw: st.DrawFn, family: Family, ports: st.SearchStrategy) -> Backend:
+    limits = st.just([0, 0]) | st.lists(THRESHOLD, min_size=2, max_size=2).map(sorted)
+    lower, upper = draw(limits)
+    return Backend(
+        address=draw(HOSTS[family]),
+        port=draw(ports),
+        weight=draw(st.integers(0, MAX_WEIGHT)),
+        draining=draw(st.booleans()),
+        upper_threshold=upper,
+        lower_threshold=lower,
+    )
+
+
+@st.composite
 def services(draw: st.DrawFn) -> Service:
     family = draw(st.sampled_from(Family))
     address_keys = st.builds(
@@ -103,10 +119,9 @@ def services(draw: st.DrawFn) -> Service:
     ports = st.none() | PORT if isinstance(key, MarkKey) and persistence else st.none()
     scheduler = draw(st.sampled_from(Scheduler))
     flags = tuples(st.sampled_from(SchedulerFlag)) if scheduler is Scheduler.SH else st.just(())
-    backends = st.builds(
-        Backend, HOSTS[family], ports, st.integers(0, MAX_WEIGHT), draining=st.booleans()
+    some = st.lists(backends(family, ports), max_size=4, unique_by=lambda backend: backend.key).map(
+        tuple
     )
-    some = st.lists(backends, max_size=4, unique_by=lambda backend: backend.key).map(tuple)
     return Service(key, draw(st.none() | NAMES), scheduler, draw(flags), persistence, draw(some))
 
 

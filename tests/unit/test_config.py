@@ -24,6 +24,7 @@ from lvsxdp.model import (
     Config,
     Expiry,
     Family,
+    Forward,
     MarkKey,
     MarkRule,
     Persistence,
@@ -104,7 +105,9 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
         persistence: {timeout: 600, netmask: 255.0.255.0, expiry: strict}
         forward: dr
         backends:
-          - {address: 10.0.0.11, port: 80, weight: 3, forward: dr, draining: true}
+          - {address: 10.0.0.11, port: 80, weight: 3, forward: dr, draining: true,
+             upper_threshold: 9, lower_threshold: 7}
+          - {address: 10.0.0.12, upper_threshold: 2147483647}
     settings:
       expire_nodest_conn: 0
       expire_quiescent_template: true
@@ -133,7 +136,10 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
                 scheduler=Scheduler.SH,
                 flags=(SchedulerFlag.SH_PORT, SchedulerFlag.SH_FALLBACK),
                 persistence=Persistence(600, ip("255.0.255.0"), Expiry.STRICT),
-                backends=(Backend(ip("10.0.0.11"), port=80, weight=3, draining=True),),
+                backends=(
+                    Backend(ip("10.0.0.11"), 80, 3, Forward.DR, True, 9, 7),
+                    Backend(ip("10.0.0.12"), upper_threshold=2147483647),
+                ),
             ),
         ),
         settings=Settings(False, True, 3, False),
@@ -336,7 +342,8 @@ FAULTS = {
     service("mark: 1, family: ipv4, name: [a]"): "f:1: services[0].name:"
     " a list stands where one value belongs",
     service("mark: 1, backends: [10.0.0.1]"): 'f:1: services[0].backends[0]: "10.0.0.1" stands'
-    " where a mapping belongs, with keys of: address, port, weight, forward, draining",
+    " where a mapping belongs, with keys of: address, port, weight, upper_threshold,"
+    " lower_threshold, forward, draining",
     rule("ports: []"): "f:1: marks[0].ports: the list is empty;"
     " leave the key out where nothing is to be compared",
     # YAML's traps
@@ -501,6 +508,12 @@ FAULTS = {
     service("mark: 1, family: ipv4, persistence: {expiry: soon}"): "f:1: services[0].persistence."
     'expiry: "soon" is not an expiry (ipvs, strict)',
     # backends
+    backend("upper_threshold: 2147483648"): "f:1: services[0].backends[0].upper_threshold:"
+    ' "2147483648" is not a number of connections (0 to 2147483647)',
+    backend("upper_threshold: 7, lower_threshold: 9"): "f:1: services[0].backends[0]"
+    ".lower_threshold: 9 is above upper_threshold (7); give 9 or more as upper_threshold",
+    backend("lower_threshold: 1"): "f:1: services[0].backends[0].lower_threshold: 1 is above"
+    " upper_threshold (none); give 1 or more as upper_threshold",
     backend("weight: -1"): 'f:1: services[0].backends[0].weight: "-1" is not a weight'
     " (0 to 2147483647)",
     service("mark: 1, family: ipv4, backends: [{address: 10.0.0.1/32}]"): "f:1: services[0]."

@@ -42,9 +42,9 @@ ACTING = {
     "ageing",
     "views",
     *("roads", "watching", "kernel_types", "device", "listening", "netfilter"),
-    *("cli", "command", "entry_commands", "service_commands"),
+    *("cli", "command", "entry_commands", "service_commands", "backend_options"),
 }
-COMMANDS = {"cli", "command", "entry_commands", "service_commands"}
+COMMANDS = {"cli", "command", "entry_commands", "service_commands", "backend_options"}
 HOMES = {
     "bcc": "compiler",
     "pyroute2": "network",

@@ -108,6 +108,9 @@ WRONG = {
     "a rule without a mark": "marks: [{address: any}]",
     "a rule without an address": "marks: [{mark: 1}]",
     "a condition of nothing": "marks: [{mark: 1, addresses: [192.0.2.1], sources: []}]",
+    "a threshold below 0": (
+        "services: [{mark: 1, backends: [{address: 10.0.0.1, upper_threshold: -1}]}]"
+    ),
     "a value twice": "marks: [{mark: 1, addresses: [192.0.2.1], vlans: [1, 1]}]",
     "persistence of 0 seconds": f"services: [{{mark: 1, persistence: 0, {BACKENDS}}}]",
     "persistence in other words": f"services: [{{mark: 1, persistence: 'true', {BACKENDS}}}]",
@@ -135,6 +138,7 @@ BEYOND = (
     *("beside addresses", "runs backwards", "1-65536", "beyond its prefix", "bits long"),
     *("not an IPv4 netmask", "not an IPv6 netmask", "in IPv6 writing", "the tag"),
     "merge keys",
+    "is above upper_threshold",
 )
 
 

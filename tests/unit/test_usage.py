@@ -44,10 +44,12 @@ WRONG = {
     " netmask (255.255.255.0, or a prefix length of 0 to 32)",
     f"{SERVICE} --netmask 24": "service mark:1 has none: give the seconds of persistence, too",
     "service edit shop": "name what to change: --scheduler, --persistence, ...",
-    "backend edit shop 10.0.0.1": "name what to change: --weight",
+    "backend edit shop 10.0.0.1": "name what to change: --weight, --upper-threshold or --l",
     "backend add shop 10.0.0.1 --weight -1": "\"-1\" is not a weight (0 to 2147483647)",
     "backend add shop web1": '"web1" is not a backend (10.0.0.11, 10.0.0.11:80, 2001:db8::11,',
     "backend add shop 10.0.0.1:65536": '"10.0.0.1:65536": "65536" is not a port (1 to 65535)',
+    "backend add shop 10.0.0.1 -x 2147483648": "'--upper-threshold': \"2147483648\" is not a number"
+    " of connections (0 to 2147483647)",
     "connection delete": "name what to delete: --service, --client, --backend; all: flush",
     "connection list --client 10.0.0.1/8": '"10.0.0.1/8" has bits beyond its prefix; write 10.0.',
     "persistence list --client 10.0.0": '"10.0.0" is not an address or prefix (192.0.2.10, 192.',
