@@ -19,5 +19,5 @@ static __always_inline void backend_load(u64 reference, s64 active, s64 total)
 	if (active)
 		__sync_fetch_and_add(&load->active, active);
 	if (total)
-		__sync_fetch_and_add(&load->total, total);
+		limit_follow(reference, __sync_fetch_and_add(&load->total, total) + total);
 }

@@ -19,6 +19,7 @@
 #include "maps.h"
 #include "clock.h"
 #include "state.h"
+#include "limit.h"
 #include "backend.h"
 #include "expiry.h"
 #include "table.h"
@@ -148,5 +149,18 @@ int heal(struct xdp_md *ctx)
 	for (u32 i = 0; i < sizeof(struct pool) / sizeof(u64); i++)
 		if (i == word && i < words)
 			__sync_fetch_and_add(entry + i, change);
+	if (item->map == HEALED_LOADS)
+		limit_follow(item->index, READ_ONCE(ROW(loads, item->index)->total));
+	return XDP_PASS;
+}
+
+/* Gives the backend that the packet names other thresholds. */
+int limit_backend(struct xdp_md *ctx)
+{
+	struct limit_item *item = (void *)(long)ctx->data;
+
+	if ((void *)(item + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	item->busy = !limit_set(item->backend, item->thresholds);
 	return XDP_PASS;
 }

@@ -26,6 +26,7 @@ struct journey {
 	u32 best; /* place in the list + 1, 0: none */
 	u32 next; /* wrr: the best of the next round, + 1 */
 	u32 best_weight;
+	u32 turn; /* rr: the place that it looks at */
 	u32 controlled; /* by the persistence entry that was found or made */
 	u64 persistence; /* generation << 32 | place of it */
 	union { /* its key */

@@ -21,6 +21,7 @@
 #include "mark.h"
 #include "service.h"
 #include "state.h"
+#include "limit.h"
 #include "backend.h"
 #include "expiry.h"
 #include "table.h"
@@ -29,6 +30,7 @@
 #include "connection.h"
 #include "age.h"
 #include "schedule.h"
+#include "least.h"
 #include "nexthop.h"
 #include "classify.h"
 #include "forward.h"
@@ -213,4 +215,44 @@ int scheduler_sh(struct hook_context *ctx)
 	struct service_config *config = schedule_config(journey);
 
 	return schedule_exit(ctx, journey, schedule_sh(journey, config), SCHEDULER_SH);
+}
+
+int scheduler_lc(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_lc(journey, config), SCHEDULER_LC);
+}
+
+int scheduler_sed(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_sed(journey, config), SCHEDULER_SED);
+}
+
+int scheduler_nq(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_nq(journey, config), SCHEDULER_NQ);
+}
+
+int scheduler_fo(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_fo(journey, config), SCHEDULER_FO);
+}
+
+int scheduler_ovf(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_ovf(journey, config), SCHEDULER_OVF);
 }

@@ -53,11 +53,13 @@ FLAT_TABLE("array", u32, u64, service_switches, SERVICE_CAPACITY, FLAT_SERVICE_S
 FLAT_TABLE("array", u32, struct service_config, service_configs, SERVICE_CONFIG_CAPACITY,
 	   FLAT_SERVICE_CONFIGS)
 /* Backend lists, in scheduling order, each a range that one service_config names. */
-TABLE("array", u32, struct member, members, MEMBER_CAPACITY, 0)
+FLAT_TABLE("array", u32, struct member, members, MEMBER_CAPACITY, FLAT_MEMBERS)
 /* Hash tables of sh, as places in a list, each a range that one service_config names. */
 TABLE("array", u32, u32, slots, SLOT_CAPACITY, 0)
 /* Backend id -> backend. */
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
+/* Backend id -> its thresholds, and whether it is overloaded, which the data plane notes: limit.h. */
+FLAT_TABLE("array", u32, u64, limits, BACKEND_CAPACITY, FLAT_LIMITS)
 /* Mark rules: the set in use in one half, the next one written to the other. */
 FLAT_TABLE("array", u32, u64, mark_words, 2 * MARK_WORDS, FLAT_MARK_WORDS)
 /* Interface index -> MAC and how XDP sends there; the data plane sets INTERFACE_NO_METADATA. */

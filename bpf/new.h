@@ -37,12 +37,12 @@ new_find(struct journey *journey, struct service_config *config, struct seat *se
 	return persist_find(TABLE_PERSISTENCE4, journey, seat);
 }
 
-/* Asks the scheduler; for a choice by load after some ageing, where that is overdue. */
+/* Asks the scheduler; for a choice by counts after some ageing, where that is overdue. */
 static __always_inline void new_schedule(struct hook_context *ctx, struct journey *journey,
 					 struct service_config *config)
 {
 	journey->scheduler = config->scheduler;
-	if (config->scheduler == SCHEDULER_WLC &&
+	if (config->flags & SERVICE_BY_COUNTS &&
 	    age_is_overdue(connection_table(&journey->packet), journey->now)) {
 		journey->catch_ups = CATCH_UP_BUCKETS;
 		journey->due = DUE_CONNECTIONS;

@@ -15,9 +15,13 @@ static __always_inline struct member *schedule_member(struct service_config *con
 {
 	u32 index = config->list_offset + place;
 
-	if (place >= config->list_length)
-		return NULL;
-	return members.lookup(&index);
+	return place < config->list_length ? ROW(members, index) : NULL;
+}
+
+/* The member may get new connections. */
+static __always_inline bool schedule_is_usable(struct member *member)
+{
+	return member->weight && !limit_is_reached(member->backend);
 }
 
 /* Takes the member at this place: its backend with the generation that it has now. */
@@ -68,24 +72,35 @@ static __always_inline void schedule_begin_round(struct journey *journey)
 		return;
 	journey->cursor = READ_ONCE(*ROW(service_cursors, journey->service));
 	journey->best = 0;
+	journey->best_weight = 0;
 	journey->next = 0;
 }
 
-/* rr: the next member after the last pick that has a weight. */
+/*
+ * The place so many after another, round the list.  Through memory: what the verifier knows of one
+ * place it need not follow into the next.
+ */
+static __always_inline u32 schedule_round(struct journey *journey, struct service_config *config,
+					  u32 place)
+{
+	WRITE_ONCE(journey->turn, place < config->list_length ? place : place - config->list_length);
+	return READ_ONCE(journey->turn);
+}
+
+/* rr: the next usable member after the last pick. */
 static __always_inline int schedule_rr(struct journey *journey, struct service_config *config)
 {
-	u32 length = config->list_length, place;
+	u32 start, place;
 	struct member *member;
 
 	schedule_begin_round(journey);
-	place = CURSOR_POSITION(schedule_cursor(config, journey->cursor)) + journey->scan;
-	for (u32 i = 0; i < SCAN_STEP; i++, place++) {
-		if (place >= length)
-			place -= length;
-		if (journey->scan + i >= length)
+	start = CURSOR_POSITION(schedule_cursor(config, journey->cursor)) + journey->scan;
+	for (u32 i = 0; i < SCAN_STEP; i++) {
+		if (journey->scan + i >= config->list_length)
 			return REASON_NO_BACKEND;
+		place = schedule_round(journey, config, start + i);
 		member = schedule_member(config, place);
-		if (member && member->weight)
+		if (member && schedule_is_usable(member))
 			return schedule_advance(journey, config, place, 0);
 	}
 	journey->scan += SCAN_STEP;
@@ -99,8 +114,54 @@ static __always_inline u32 schedule_wrr_fall(struct service_config *config, u32 
 }
 
 /*
- * wrr: the first member after the last pick whose weight reaches the round's; at the end of the
- * list the round's weight falls, and the first from the head that reaches it is the pick.
+ * wrr: nobody is usable.  IPVS's walk has then gone round, and stands at the head with the first
+ * round before it; but where it began in the middle of a last round it stands where it began.
+ */
+static __always_inline int schedule_wrr_fail(struct journey *journey, struct service_config *config,
+					     u32 start, u32 weight)
+{
+	u64 over = CURSOR(config->generation, 0, config->weight_max);
+
+	if (!start || weight > config->weight_step)
+		word_change(ROW(service_cursors, journey->service), journey->cursor, over);
+	return REASON_NO_BACKEND;
+}
+
+/*
+ * wrr: nobody after the last pick reached the round's weight, so it falls by steps until somebody
+ * does.  Either one step is enough; or nobody reaches that, and then it falls as far as the greatest
+ * weight, which alone reaches it there, as weights are multiples of the step.
+ */
+static __always_inline int schedule_wrr_turn(struct journey *journey, struct service_config *config,
+					     u32 start, u32 weight)
+{
+	u32 lower = schedule_wrr_fall(config, weight), step = config->weight_step, steps;
+
+	if (journey->next)
+		return schedule_advance(journey, config, journey->next - 1, lower);
+	if (!journey->best)
+		return schedule_wrr_fail(journey, config, start, weight);
+	steps = (lower - journey->best_weight + step - 1) / step;
+	return schedule_advance(journey, config, journey->best - 1, lower - steps * step);
+}
+
+/* Notes a usable member for when the round's weight has fallen: the first that a step is enough for,
+ * and the first of the greatest weight. */
+static __always_inline void schedule_wrr_note(struct journey *journey, u32 place, u32 weight,
+					      u32 lower)
+{
+	if (!journey->next && weight >= lower)
+		journey->next = place + 1;
+	if (weight <= journey->best_weight)
+		return;
+	journey->best = place + 1;
+	journey->best_weight = weight;
+}
+
+/*
+ * wrr: the first member after the last pick whose weight reaches the round's; else the first from
+ * the head that reaches a later round's.  IPVS walks the list once a round, however many rounds;
+ * here one walk notes what all of them would find.
  */
 static __always_inline int schedule_wrr(struct journey *journey, struct service_config *config)
 {
@@ -118,45 +179,13 @@ static __always_inline int schedule_wrr(struct journey *journey, struct service_
 	for (u32 i = 0; i < SCAN_STEP; i++) {
 		place = journey->scan + i;
 		member = schedule_member(config, place);
-		if (!member) {
-			if (!journey->next)
-				return REASON_NO_BACKEND;
-			return schedule_advance(journey, config, journey->next - 1, lower);
-		}
+		if (!member)
+			return schedule_wrr_turn(journey, config, start, weight);
+		if (!schedule_is_usable(member))
+			continue;
 		if (place >= start && member->weight >= weight)
 			return schedule_advance(journey, config, place, weight);
-		if (!journey->next && member->weight >= lower)
-			journey->next = place + 1;
-	}
-	journey->scan += SCAN_STEP;
-	return SCHEDULE_AGAIN;
-}
-
-/* wlc: the least load for its weight; of equals, the first in the list. */
-static __always_inline int schedule_wlc(struct journey *journey, struct service_config *config)
-{
-	struct member *member;
-	struct load *load;
-	u64 value;
-	u32 id;
-
-	if (!journey->scan)
-		journey->best = 0;
-	for (u32 i = 0; i < SCAN_STEP; i++) {
-		member = schedule_member(config, journey->scan + i);
-		if (!member)
-			return schedule_take(journey, config, journey->best - 1);
-		if (!member->weight)
-			continue;
-		id = member->backend;
-		load = ROW(loads, id);
-		value = load->active * 256 + load->total;
-		if (journey->best &&
-		    journey->best_load * member->weight <= value * journey->best_weight)
-			continue;
-		journey->best = journey->scan + i + 1;
-		journey->best_load = value;
-		journey->best_weight = member->weight;
+		schedule_wrr_note(journey, place, member->weight, lower);
 	}
 	journey->scan += SCAN_STEP;
 	return SCHEDULE_AGAIN;
@@ -182,7 +211,7 @@ static __always_inline u32 schedule_sh_bucket(struct service_config *config, u32
 	if (!place)
 		return 0;
 	member = schedule_member(config, *place);
-	return member && member->weight ? *place + 1 : 0;
+	return member && schedule_is_usable(member) ? *place + 1 : 0;
 }
 
 /* sh: the client's bucket; with sh-fallback other buckets where its member takes nobody. */

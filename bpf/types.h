@@ -35,6 +35,11 @@ enum scheduler {
 	SCHEDULER_WRR = 1,
 	SCHEDULER_WLC = 2,
 	SCHEDULER_SH = 3,
+	SCHEDULER_LC = 4,
+	SCHEDULER_SED = 5,
+	SCHEDULER_NQ = 6,
+	SCHEDULER_FO = 7,
+	SCHEDULER_OVF = 8,
 };
 
 /* Places in a hook's program array.  A scheduler stands at PROGRAM_SCHEDULER + its number. */
@@ -105,6 +110,7 @@ enum service_flag {
 	SERVICE_FTP = 16, /* on port 21: its persistence entries are for any port */
 	SERVICE_SH_PORT = 32,
 	SERVICE_SH_FALLBACK = 64,
+	SERVICE_BY_COUNTS = 4096, /* the choice goes by what backends carry */
 };
 
 enum backend_flag {
@@ -255,7 +261,7 @@ struct backend {
 	u64 padding; /* a cache line each */
 };
 
-/* How much a backend carries now; wlc compares these. */
+/* How much a backend carries now; lc, wlc, sed, nq and ovf go by these, and thresholds by the total. */
 struct load {
 	u64 active;
 	u64 total;
@@ -475,6 +481,13 @@ struct heal_item {
 	u64 change;
 };
 
+/* A backend's thresholds from now on: limit.h. */
+struct limit_item {
+	u64 thresholds;
+	u32 backend;
+	u32 busy; /* the answer: other CPUs were at it all the time, ask again */
+};
+
 /* Numbers of the flat tables. */
 enum flat {
 	FLAT_SWITCHES = 1,
@@ -509,4 +522,6 @@ enum flat {
 	FLAT_BUCKET_SUMS4 = 30,
 	FLAT_BUCKET_SUMS6 = 31,
 	FLAT_REDIRECT_FAILURES = 32,
+	FLAT_MEMBERS = 40,
+	FLAT_LIMITS = 41,
 };

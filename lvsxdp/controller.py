@@ -42,6 +42,7 @@ from lvsxdp.writes import (
     Evict,
     Fill,
     Grace,
+    Limit,
     Raise,
     Reset,
     Rows,
@@ -262,6 +263,9 @@ class Balancer:
         if isinstance(write, Divide):
             self.divide(write)
             return
+        if isinstance(write, Limit):
+            self.limit(write)
+            return
         target = self.map(write.table)
         if isinstance(write, Update):
             target.update(write.key, write.value)
@@ -424,6 +428,16 @@ class Balancer:
         try:
             packet = struct.pack("<4IQ", number, index, word, 0, change % 2**64).ljust(64, b"\0")
             maps.run_program(descriptor, packet)
+        finally:
+            os.close(descriptor)
+
+    def limit(self, write: Limit) -> None:
+        """Writes a backend's thresholds, by the data plane's own steps."""
+        descriptor = self.program("limit_backend")
+        packet = struct.pack("<QII", write.thresholds, write.backend, 0).ljust(64, b"\0")
+        try:
+            while struct.unpack_from("<I", maps.run_program(descriptor, packet).data, 12)[0]:
+                pass
         finally:
             os.close(descriptor)
 

@@ -50,7 +50,10 @@ STEPS = {
 UNFINISHED = "_new"
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 # Programs that the control plane runs by itself.
-CONTROL = ("read_clock", "reap", "heal", "pin_client", *(f"sweep_{table}" for table in TABLES))
+CONTROL = (
+    *("read_clock", "reap", "heal", "limit_backend", "pin_client"),
+    *(f"sweep_{table}" for table in TABLES),
+)
 # What the programs of one version hand over to each other: never another version's.
 OWN_TABLES = ("journeys",)
 

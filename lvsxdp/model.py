@@ -56,7 +56,12 @@ class Scheduler(enum.StrEnum):
 
     RR = "rr"
     WRR = "wrr"
+    LC = "lc"
     WLC = "wlc"
+    SED = "sed"
+    NQ = "nq"
+    FO = "fo"
+    OVF = "ovf"
     SH = "sh"
 
 
@@ -128,13 +133,13 @@ class Backend:
     weight: int = 1
     forward: Forward = Forward.DR
     draining: bool = False
+    upper_threshold: int = 0
+    lower_threshold: int = 0
     # its name, once it was asked for: of very many backends it is asked for again and again
     _text: str = dataclasses.field(default="", init=False, repr=False, compare=False)
 
     @property
     def key(self) -> tuple[Address, int | None]:
-    upper_threshold: int = 0
-    lower_threshold: int = 0
         """What names it among its service's backends."""
         return (self.address, self.port)
 

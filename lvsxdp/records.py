@@ -149,6 +149,11 @@ def number(value: int) -> bytes:
     return value.to_bytes(4, "little")
 
 
+def word(value: int) -> bytes:
+    """A 64-bit number of this machine's byte order."""
+    return value.to_bytes(8, "little")
+
+
 def per_cpu(raw: bytes, size: int) -> list[bytes]:
     """The values of one per-CPU entry, each `size` bytes."""
     stride = -(-size // 8) * 8

@@ -38,7 +38,7 @@ MAX_QUOTED = 60
 MAX_SECONDS = 86400
 MIN_INTERVAL = 0.1
 
-_SCHEDULERS_LATER = ("lc", "lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
+_SCHEDULERS_LATER = ("lblc", "lblcr", "dh", "mh", "twos")
 _FLAGS_LATER = ("mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3")
 _FORWARD_LATER = ("tunnel", "nat")
 

@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from lvsxdp.model import Backend, Scheduler
+from lvsxdp.model import Backend, Scheduler, Service
 
 SH_BUCKETS = 256
+# These choose by how many connections backends have.
+COUNTING = frozenset({Scheduler.WLC, Scheduler.LC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF})
 T = TypeVar("T")
 
 
@@ -41,6 +43,11 @@ def members_of(backends: Iterable[Backend]) -> tuple[Member, ...]:
     """The list in scheduling order: the last added comes first; drained backends are not in it."""
     present = [Member(str(b), b.weight) for b in backends if not b.draining]
     return tuple(reversed(present))
+
+
+def goes_by_counts(service: Service) -> bool:
+    """Whether who gets a connection depends on how many connections the backends have."""
+    return service.scheduler in COUNTING or any(b.upper_threshold for b in service.backends)
 
 
 def sh_table(weights: Sequence[int]) -> list[int]:

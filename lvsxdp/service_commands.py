@@ -123,7 +123,11 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What can be said of a service."""
     options = (
         click.option("--name", callback=parsed("parse_name"), help="Another name of it."),
-        click.option("--scheduler", callback=parsed("parse_scheduler"), help="wlc, wrr, rr or sh."),
+        click.option(
+            "--scheduler",
+            callback=parsed("parse_scheduler"),
+            help="wlc (default), rr, wrr, lc, sed, nq, fo, ovf, sh.",
+        ),
         click.option(
             "--flag",
             "flags",

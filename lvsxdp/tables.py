@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lvsxdp import changes, filtering, marking, records, scheduling, sharing
+from lvsxdp import changes, filtering, marking, records, scheduling, sharing, thresholds
 from lvsxdp.book import BackendPlace, Book, Numbers, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
@@ -23,7 +23,7 @@ from lvsxdp.model import (
 )
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
-from lvsxdp.writes import Delete, Evict, Grace, Plan, Reset, Rows, Store, Update, Write
+from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store, Update, Write
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
@@ -75,6 +75,7 @@ def _service_flags(schema: Schema, service: Service) -> int:
         flags |= flag["ftp"]
     flags |= flag["sh_port"] if SchedulerFlag.SH_PORT in service.flags else 0
     flags |= flag["sh_fallback"] if SchedulerFlag.SH_FALLBACK in service.flags else 0
+    flags |= flag["by_counts"] if scheduling.goes_by_counts(service) else 0
     return flags
 
 
@@ -168,9 +169,21 @@ class _Change:
                 word = place.generation << 32 | backend_flags(self.schema, backend)
                 rows[place.id] = pack(word, records.wire_address(backend.address), family, identity)
         for first, values in _runs(rows):
-            for table in ("loads", "nexthop_probes", "lanes"):
+            for table in ("loads", "limits", "nexthop_probes", "lanes"):
                 self.prepare.append(Reset(table, first, len(values)))
             self.prepare.append(Rows("backends", first, b"".join(values)))
+        limited = [b for b in service.backends if b.upper_threshold and str(b) not in kept]
+        limits = {places[str(b)].id: records.word(thresholds.word_of(b)) for b in limited}
+        for first, values in _runs(limits):
+            self.prepare.append(Rows("limits", first, b"".join(values)))
+
+    def write_thresholds(self, old: Service, new: Service, place: ServicePlace) -> None:
+        """Thresholds of backends that stay, where they are not what they were."""
+        before = {str(backend): thresholds.word_of(backend) for backend in old.backends}
+        for backend in new.backends:
+            word, name = thresholds.word_of(backend), str(backend)
+            if word != before.get(name, word):
+                self.switch.append(Limit(place.backends[name].id, word))
 
     def write_flags(self, old: Service, new: Service, place: ServicePlace) -> None:
         """Weight 0 and drain of backends that stay: one store each."""
@@ -264,6 +277,7 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
     change.write_new_backends(new, was.id, backends, set(was.backends))
     change.write_version(new, place, members, _cursor_after(change, old, new, was))
     change.write_flags(old, new, place)
+    change.write_thresholds(old, new, place)
     change.drop_backends(b for name, b in was.backends.items() if name not in backends)
     change.book.services[str(new.key)] = place
 

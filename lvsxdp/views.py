@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import entries, linking, model, names, network, roads, show, watching
+from lvsxdp import entries, linking, model, names, network, roads, show, thresholds, watching
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
@@ -91,14 +91,15 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
     lane = balancer.total("lanes", place.id)
     counters = {name: lane[name] for name in ("connections", "packets", "bytes")}
     port = backend.port or getattr(service.key, "port", 0) or None
-    state = "draining" if backend.draining else "active" if backend.weight else "quiesced"
     return {
         "service": str(service),
         "address": str(backend.address),
         "port": port,
         "weight": backend.weight,
+        "upper_threshold": backend.upper_threshold,
+        "lower_threshold": backend.lower_threshold,
         "forward": str(backend.forward),
-        "state": state,
+        "state": _state(balancer, backend, place.id, load["total"]),
         "active": load["active"],
         "inactive": max(load["total"] - load["active"], 0),
         "persistent": 0,
@@ -106,6 +107,16 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
         "interface": None,
         "road": None,
     }
+
+
+def _state(balancer: Balancer, backend: Backend, identity: int, total: int) -> str:
+    """In one word whether it gets connections."""
+    if backend.draining:
+        return "draining"
+    if not backend.weight:
+        return "quiesced"
+    limit = balancer.map("limits").read_word(identity)
+    return "overloaded" if thresholds.is_overloaded(limit, total) else "active"
 
 
 def interface_rows(balancer: Balancer, net: Network) -> list[Row]:

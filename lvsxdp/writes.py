@@ -70,6 +70,14 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Limit:
+    """Give a backend other thresholds, by which it is judged at once."""
+
+    backend: int
+    thresholds: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Evict:
     """Remove every entry that a service id had in the tables before."""
 
@@ -99,8 +107,10 @@ class Grace:
     """Wait until no program runs that may have read what the switch replaced."""
 
 
-Write = Update | Rows | Delete | Store | Raise | Fill | Block | Evict | Divide | Reset | Grace
-KINDS = (Update, Rows, Delete, Store, Raise, Fill, Block, Evict, Divide, Reset, Grace)
+Write = (
+    Update | Rows | Delete | Store | Raise | Fill | Block | Limit | Evict | Divide | Reset | Grace
+)
+KINDS = (Update, Rows, Delete, Store, Raise, Fill, Block, Limit, Evict, Divide, Reset, Grace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import ipaddress
 import random
 from collections.abc import Iterable, Mapping
 
-from lvsxdp import marks, records, scheduling, tables
+from lvsxdp import marks, records, scheduling, tables, thresholds
 from lvsxdp.book import Book
 from lvsxdp.marks import Packet
 from lvsxdp.model import (
@@ -153,7 +153,12 @@ def assert_says(
         for backend in service.backends:
             at = place.backends[str(backend)]
             flags = wanted_flags(backend)
-            row = (at.generation << 32 | flags, backend.address.packed.ljust(16, b"\0"), place.id)
+            row = (
+                at.generation << 32 | flags,
+                backend.address.packed.ljust(16, b"\0"),
+                place.id,
+                thresholds.word_of(backend),
+            )
             assert at.id not in expected
             expected[at.id] = row
     present = {
@@ -161,6 +166,8 @@ def assert_says(
             layout.number(row, "word"),
             layout.octets(row, "address"),
             layout.number(row, "service"),
+            # without what came of the thresholds
+            word(maps, "limits", int.from_bytes(key, "little")) & ~thresholds.OVERLOADED,
         )
         for key, row in maps["backends"].items()
         if layout.number(row, "word") & 0xFFFFFFFF

@@ -14,18 +14,14 @@ from scapy.layers.l2 import Ether
 from tests.datapath.harness import ROUTER_MAC, Datapath
 
 VECTORS = Path(__file__).parent.parent / "vectors/ipvs-vectors.yaml"
-SCHEDULERS = {"rr", "wrr", "wlc", "sh"}
+SCHEDULERS = {"rr", "wrr", "wlc", "lc", "sed", "nq", "fo", "ovf", "sh"}
 VIPS = {"ipv4": "192.0.2.10", "ipv6": "2001:db8::10"}
 
 
 def cases() -> list[Any]:
-    """The scheduler cases for what is there: the named schedulers, without thresholds."""
+    """The cases of the schedulers that are there."""
     found = yaml.safe_load(VECTORS.read_text())["schedulers"]
-    return [
-        pytest.param(case, id=case["id"])
-        for case in found
-        if case["scheduler"] in SCHEDULERS and not any("u" in s for s in case["servers"])
-    ]
+    return [pytest.param(case, id=case["id"]) for case in found if case["scheduler"] in SCHEDULERS]
 
 
 def address(name: str, family: str) -> str:
@@ -37,7 +33,15 @@ def address(name: str, family: str) -> str:
 def text(case: dict[str, Any], servers: dict[str, int]) -> str:
     """The configuration of a case's service with these servers and weights."""
     family = case.get("family", "ipv4")
-    backends = [{"address": address(n, family), "weight": w} for n, w in servers.items()]
+    limits = {
+        server["name"]: {"upper_threshold": server["u"], "lower_threshold": server["l"]}
+        for server in case.get("servers", [])
+        if "u" in server
+    }
+    backends = [
+        {"address": address(n, family), "weight": w, **limits.get(n, {})}
+        for n, w in servers.items()
+    ]
     service = {
         "protocol": case.get("proto", "tcp"),
         "address": VIPS[family],
@@ -71,8 +75,8 @@ def give_load(datapath: Datapath, case: dict[str, Any]) -> None:
     (place,) = datapath.balancer.state.book.services.values()
     for name, (active, inactive) in case.get("initial", {}).items():
         backend = place.backends[address(name, "ipv4")]
-        datapath.balancer.map("loads").store_word(backend.id, active, 0)
-        datapath.balancer.map("loads").store_word(backend.id, active + inactive, 8)
+        datapath.balancer.heal("loads", backend.id, 0, active)
+        datapath.balancer.heal("loads", backend.id, 1, active + inactive)
 
 
 @pytest.mark.parametrize("case", cases())

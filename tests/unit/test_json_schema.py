@@ -79,6 +79,10 @@ LEGAL = {
     "a netmask as a number": f"services: [{{mark: 1, persistence: {{netmask: 24}}, {BACKENDS}}}]",
     "a number in quotes": f"services: [{{mark: '1', {BACKENDS}}}]",
     "settings": "settings: {expire_nodest_conn: 1, require_local: false, conn_reuse_mode: 2}",
+    "thresholds": (
+        "services: [{mark: 1, backends: [{address: 10.0.0.1, upper_threshold: 7,"
+        " lower_threshold: 5}]}]"
+    ),
     "capacity": "capacity: {connections: 5000, services: 10}",
 }
 
@@ -104,13 +108,13 @@ WRONG = {
     "an address without a port": f"services: [{{protocol: tcp, address: 192.0.2.1, {BACKENDS}}}]",
     "a backend without an address": "services: [{mark: 1, backends: [{weight: 1}]}]",
     "a weight below 0": "services: [{mark: 1, backends: [{address: 10.0.0.1, weight: -1}]}]",
+    "a threshold below 0": (
+        "services: [{mark: 1, backends: [{address: 10.0.0.1, upper_threshold: -1}]}]"
+    ),
     "a port beyond the last": "marks: [{mark: 1, address: any, port: 65536}]",
     "a rule without a mark": "marks: [{address: any}]",
     "a rule without an address": "marks: [{mark: 1}]",
     "a condition of nothing": "marks: [{mark: 1, addresses: [192.0.2.1], sources: []}]",
-    "a threshold below 0": (
-        "services: [{mark: 1, backends: [{address: 10.0.0.1, upper_threshold: -1}]}]"
-    ),
     "a value twice": "marks: [{mark: 1, addresses: [192.0.2.1], vlans: [1, 1]}]",
     "persistence of 0 seconds": f"services: [{{mark: 1, persistence: 0, {BACKENDS}}}]",
     "persistence in other words": f"services: [{{mark: 1, persistence: 'true', {BACKENDS}}}]",
@@ -134,11 +138,11 @@ def test_neither_takes(text: str) -> None:
 # What no schema can say: what YAML reads otherwise than it is written, and how values fit together.
 BEYOND = (
     *("YAML reads it as", "is given again", "is already", "is too few", "the service is"),
+    "is above upper_threshold",
     *("needs persistence", "needs family", "belong to scheduler", "dr cannot change"),
     *("beside addresses", "runs backwards", "1-65536", "beyond its prefix", "bits long"),
     *("not an IPv4 netmask", "not an IPv6 netmask", "in IPv6 writing", "the tag"),
     "merge keys",
-    "is above upper_threshold",
 )
 
 

@@ -44,6 +44,7 @@ from lvsxdp.writes import (
     Evict,
     Fill,
     Grace,
+    Limit,
     Raise,
     Reset,
     Rows,
@@ -74,6 +75,9 @@ Written = dict[str, dict[bytes, bytes]]
 def perform(maps: Written, write: Write) -> None:
     """What Balancer._perform does, on dictionaries."""
     if isinstance(write, Grace | Evict | Divide):
+        return
+    if isinstance(write, Limit):
+        store(maps, "limits", write.backend, write.thresholds)
         return
     table = maps[write.table]
     if isinstance(write, Update):
@@ -112,7 +116,7 @@ def store(maps: Written, table: str, index: int, value: int) -> None:
 
 def table_of(write: Write) -> str | None:
     """The map that a write is to, None for the others."""
-    return None if isinstance(write, Grace | Evict | Divide) else write.table
+    return None if isinstance(write, Grace | Evict | Divide | Limit) else write.table
 
 
 # ---- driving it ----
@@ -159,7 +163,13 @@ def neighbours(draw: st.DrawFn) -> tuple[Config, Config]:
             continue
         backends = list(draw(st.permutations(service.backends)))[: draw(st.integers(0, 4))]
         edited = tuple(
-            dataclasses.replace(b, weight=draw(st.integers(0, 9)), draining=draw(st.booleans()))
+            dataclasses.replace(
+                b,
+                weight=draw(st.integers(0, 9)),
+                draining=draw(st.booleans()),
+                upper_threshold=draw(st.sampled_from([0, b.upper_threshold, 2**31 - 1])),
+                lower_threshold=0,
+            )
             for b in backends
         )
         scheduler = draw(st.sampled_from([service.scheduler, Scheduler.WLC]))
@@ -650,6 +660,33 @@ def test_a_new_name_alone_writes_nothing() -> None:
     machine.become(shop(*hosts(1)))
     named = dataclasses.replace(machine.config.services[0], name="shop")
     assert machine.plan(dataclasses.replace(machine.config, services=(named,))) == []
+
+
+def test_thresholds_that_change_are_judged_at_once_and_those_of_a_new_backend_with_it() -> None:
+    machine = Machine()
+    (one,) = hosts(1)
+    machine.become(shop(dataclasses.replace(one, upper_threshold=4)))
+    (identity,) = machine.maps["limits"]
+    assert word(machine.maps, "limits", int.from_bytes(identity, "little")) == 3 << 31 | 4
+    writes = machine.plan(shop(dataclasses.replace(one, upper_threshold=4, lower_threshold=1)))
+    limit = Limit(int.from_bytes(identity, "little"), 1 << 31 | 4)
+    assert [write for write in writes if isinstance(write, Limit)] == [limit]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "upper", "counts"),
+    [
+        *((scheduler, 0, True) for scheduler in ("lc", "wlc", "sed", "nq", "ovf")),
+        *((scheduler, 0, False) for scheduler in ("rr", "wrr", "fo", "sh")),
+        *((scheduler, 1, True) for scheduler in ("rr", "wrr", "fo", "sh")),
+    ],
+)
+def test_a_choice_by_counts_is_told_apart(scheduler: str, upper: int, counts: bool) -> None:
+    (service,) = shop(dataclasses.replace(hosts(1)[0], upper_threshold=upper)).services
+    flags = tables._service_flags(
+        SCHEMA, dataclasses.replace(service, scheduler=Scheduler(scheduler))
+    )
+    assert bool(flags & SCHEMA.enums["service_flag"]["by_counts"]) == counts
 
 
 def test_a_drain_leaves_the_backend_present_and_out_of_the_list() -> None:

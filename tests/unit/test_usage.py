@@ -37,7 +37,9 @@ WRONG = {
     f"{RULE} --vlan 4095": "Invalid value for '--vlan': \"4095\" is not a VLAN id (1 to 4094)",
     f"{RULE} --source-mac 02:00": "\"02:00\" is not a MAC address (02:00:00:00:00:01)",
     f"{RULE} --protocol icmp": "'--protocol': \"icmp\" is not a protocol (tcp, udp, sctp)",
-    f"{SERVICE} --scheduler wr": "'--scheduler': \"wr\" is not a scheduler (rr, wrr, wlc, sh)",
+    f"{SERVICE} --scheduler wr": (
+        "'--scheduler': \"wr\" is not a scheduler (rr, wrr, lc, wlc, sed, nq, fo, ovf, sh)"
+    ),
     f"{SERVICE} --flag sh-port --flag sh-port": "'--flag': \"sh-port\" is given twice; leave one",
     f"{SERVICE} --persistence 0": "\"0\" is not a timeout in whole seconds (1 to 2678400)",
     f"{SERVICE} --persistence 5 --netmask 33": "service mark:1: netmask: \"33\" is not an IPv4"
@@ -46,10 +48,10 @@ WRONG = {
     "service edit shop": "name what to change: --scheduler, --persistence, ...",
     "backend edit shop 10.0.0.1": "name what to change: --weight, --upper-threshold or --l",
     "backend add shop 10.0.0.1 --weight -1": "\"-1\" is not a weight (0 to 2147483647)",
-    "backend add shop web1": '"web1" is not a backend (10.0.0.11, 10.0.0.11:80, 2001:db8::11,',
-    "backend add shop 10.0.0.1:65536": '"10.0.0.1:65536": "65536" is not a port (1 to 65535)',
     "backend add shop 10.0.0.1 -x 2147483648": "'--upper-threshold': \"2147483648\" is not a number"
     " of connections (0 to 2147483647)",
+    "backend add shop web1": '"web1" is not a backend (10.0.0.11, 10.0.0.11:80, 2001:db8::11,',
+    "backend add shop 10.0.0.1:65536": '"10.0.0.1:65536": "65536" is not a port (1 to 65535)',
     "connection delete": "name what to delete: --service, --client, --backend; all: flush",
     "connection list --client 10.0.0.1/8": '"10.0.0.1/8" has bits beyond its prefix; write 10.0.',
     "persistence list --client 10.0.0": '"10.0.0" is not an address or prefix (192.0.2.10, 192.',
