@@ -59,19 +59,30 @@ def running(
 
 @pytest.fixture(scope="session")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    """The programs compiled, loaded and attached once, and run on one CPU."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """The programs compiled, loaded and attached once."""
+    with running(NAMESPACE, WHOLE, tmp_path_factory.mktemp("cache")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """This process on one CPU, as what each CPU remembers is its own; another than its sibling's.
+
+    pytest-xdist numbers the processes that share the tests: gw0, gw1, ...
+    """
+    before = os.sched_getaffinity(0)
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {sorted(before, reverse=True)[number % len(before)]})
     try:
-        with running(NAMESPACE, WHOLE, tmp_path_factory.mktemp("cache")) as made:
-            yield made
+        yield
     finally:
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        os.sched_setaffinity(0, before)
 
 
 @pytest.fixture
 def datapath(loaded: Datapath) -> Iterator[Datapath]:
-    """The programs with nothing configured."""
-    with inside(NAMESPACE):
+    """The programs with nothing configured, run on one CPU."""
+    with on_one_cpu(), inside(NAMESPACE):
         loaded.clear()
         yield loaded
         loaded.clear()
