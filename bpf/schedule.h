@@ -83,7 +83,8 @@ static __always_inline void schedule_begin_round(struct journey *journey)
 static __always_inline u32 schedule_round(struct journey *journey, struct service_config *config,
 					  u32 place)
 {
-	WRITE_ONCE(journey->turn, place < config->list_length ? place : place - config->list_length);
+	WRITE_ONCE(journey->turn,
+		   place < config->list_length ? place : place - config->list_length);
 	return READ_ONCE(journey->turn);
 }
 
