@@ -104,6 +104,10 @@
 /* by so many buckets at most. */
 #define CATCH_UP_BUCKETS 8
 
+/* ICMP errors that a CPU sends at most: a second, as Linux by default, and at once. */
+#define REFUSALS_A_SECOND 1000
+#define REFUSALS_AT_ONCE 50
+
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */
 #define NEXTHOP_LIFE ((u64)HZ)
 /* How often a connection tells its persistence entry until when it lives. */

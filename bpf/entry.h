@@ -82,6 +82,38 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	return forward_transmit(ctx, packet, lane, &forwarding);
 }
 
+#if HOOK_IS_XDP
+
+/* The exit of the fast path: in XDP what goes nowhere is found out elsewhere. */
+static __always_inline int entry_exit(struct hook_context *ctx, int reason, struct packet *packet)
+{
+	return exit_with(ctx, reason, packet, 0);
+}
+
+#else
+
+/* Refuses a packet that is in no journey yet, and about which nothing is left to be decided. */
+static __always_inline int entry_refuse(struct hook_context *ctx, int reason, struct packet *packet,
+					u32 mark)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->mark = mark;
+	journey->settings = 0;
+	return exit_or_refuse(ctx, reason, journey);
+}
+
+/* The exit of the fast path. */
+static __always_inline int entry_exit(struct hook_context *ctx, int reason, struct packet *packet)
+{
+	if (exit_is_refusal(reason))
+		return entry_refuse(ctx, reason, packet, 0);
+	return exit_with(ctx, reason, packet, 0);
+}
+
+#endif
+
 /* Any packet of a connection that is known; REASON_OK where there is none. */
 static __always_inline int entry_known(struct hook_context *ctx, struct packet *packet, u64 now)
 {
@@ -170,7 +202,7 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 	if (connection) {
 		reason = entry_plain(ctx, packet, connection, &seat, now);
 		if (reason)
-			return exit_with(ctx, reason, packet, 0);
+			return entry_exit(ctx, reason, packet);
 	}
 	entry_begin(packet, now, !connection && !entry_is_first(packet));
 	if (STOP_AFTER == STAGE_BEGUN)
@@ -218,12 +250,14 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 	struct packet packet = { .cpu = bpf_get_smp_processor_id() };
 	u32 reason = handover->reason, mark = handover->mark;
 
-	if (!exit_is_sent(reason))
+	if (!exit_is_sent(reason) && !exit_is_refusal(reason))
 		return exit_with(ctx, reason, &packet, mark);
 	hook_prepare(ctx);
 	if (packet_parse_ethernet(ctx, &packet) || packet_parse(ctx, &packet))
 		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
-	return exit_with(ctx, forward_send(ctx, &packet, &forwarding), &packet, 0);
+	if (exit_is_refusal(reason))
+		return entry_refuse(ctx, reason, &packet, mark);
+	return entry_exit(ctx, forward_send(ctx, &packet, &forwarding), &packet);
 }
 
 #endif

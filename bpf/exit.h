@@ -12,6 +12,13 @@ static __always_inline bool exit_is_drop(int reason)
 	       reason == REASON_BACKEND_GONE || reason == REASON_TOO_BIG;
 }
 
+/* A packet that goes nowhere, whose client is told why. */
+static __always_inline bool exit_is_refusal(int reason)
+{
+	return reason == REASON_NO_BACKEND || reason == REASON_TTL_EXCEEDED ||
+	       reason == REASON_TOO_BIG;
+}
+
 #if HOOK_IS_XDP
 
 /* Passes a packet up: with its mark in the metadata, or counted here. */
@@ -57,7 +64,19 @@ static __always_inline int exit_with(struct hook_context *ctx, int reason, struc
 	}
 	if (exit_is_drop(reason)) {
 		stats_count_reason(packet->cpu, reason, hook_segments(ctx));
-		return HOOK_DROP;
+		/* it may have become an answer: refuse.h */
+		return packet->action ? packet->action : HOOK_DROP;
 	}
 	return exit_pass(ctx, reason, packet, mark);
+}
+
+/* The same, but what is refused goes to the program that tells its client. */
+static __always_inline int exit_or_refuse(struct hook_context *ctx, int reason,
+					  struct journey *journey)
+{
+	if (exit_is_refusal(reason)) {
+		journey->reason = reason;
+		programs.call(ctx, PROGRAM_REFUSE);
+	}
+	return exit_with(ctx, reason, &journey->packet, journey->mark);
 }

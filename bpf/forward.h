@@ -132,8 +132,10 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
 	if (reason)
 		return reason;
-	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu)
+	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu) {
+		packet->mtu = mtu;
 		return REASON_TOO_BIG;
+	}
 	if (forward_untag(ctx, packet))
 		return REASON_INTERNAL;
 	if (packet_age(ctx, packet, sizeof(struct ethhdr)))

@@ -29,6 +29,17 @@ static long (*redirect_neighbour)(u32 ifindex, struct neighbour_parameters *para
 		loaded;                                                                        \
 	})
 
+/* 1 to `most` bytes, in a way that the verifier follows. */
+static __always_inline bool hook_has_bound(s64 *bytes, u64 most)
+{
+	/* verifier, where both comparisons become one of another number: "invalid zero-sized read" */
+	asm volatile("" : "+r"(*bytes));
+	if (*bytes <= 0)
+		return false;
+	asm volatile("" : "+r"(*bytes));
+	return *bytes <= most;
+}
+
 #ifdef HOOK_XDP
 
 #define hook_context xdp_md
@@ -77,6 +88,35 @@ static __always_inline void hook_prepare(struct hook_context *ctx)
 static __always_inline int hook_pull(struct hook_context *ctx, int bytes)
 {
 	return bpf_xdp_adjust_head(ctx, bytes);
+}
+
+/* Copies bytes of the packet, whichever buffer they are in: 1 to `most`. */
+static __always_inline int hook_load(struct hook_context *ctx, u32 offset, void *to, s64 bytes,
+				     u64 most)
+{
+	if (!hook_has_bound(&bytes, most))
+		return -1;
+	return bpf_xdp_load_bytes(ctx, offset, to, bytes);
+}
+
+static __always_inline int hook_store(struct hook_context *ctx, u32 offset, void *from, s64 bytes,
+				      u64 most)
+{
+	if (!hook_has_bound(&bytes, most))
+		return -1;
+	return bpf_xdp_store_bytes(ctx, offset, from, bytes);
+}
+
+/* Leaves `bytes` of the frame, so that every pointer into the packet is stale after it. */
+static __always_inline int hook_cut(struct hook_context *ctx, u32 bytes)
+{
+	return bpf_xdp_adjust_tail(ctx, (int)(bytes - hook_length(ctx)));
+}
+
+/* Makes room before the frame, so that every pointer into the packet is stale after it. */
+static __always_inline int hook_push(struct hook_context *ctx, u32 bytes)
+{
+	return bpf_xdp_adjust_head(ctx, -(int)bytes);
 }
 
 /* Writes the handover before the packet, so that every pointer into the packet is stale after it. */
@@ -148,6 +188,38 @@ static __always_inline int hook_repair(struct hook_context *ctx)
 	if (bpf_skb_change_head(ctx, ETH_HLEN, 0))
 		return -1;
 	return bpf_skb_store_bytes(ctx, 0, mac, ETH_HLEN, 0);
+}
+
+/* Copies bytes of the packet, wherever they are: 1 to `most`. */
+static __always_inline int hook_load(struct hook_context *ctx, u32 offset, void *to, s64 bytes,
+				     u64 most)
+{
+	if (!hook_has_bound(&bytes, most))
+		return -1;
+	return bpf_skb_load_bytes(ctx, offset, to, bytes);
+}
+
+static __always_inline int hook_store(struct hook_context *ctx, u32 offset, void *from, s64 bytes,
+				      u64 most)
+{
+	if (!hook_has_bound(&bytes, most))
+		return -1;
+	return bpf_skb_store_bytes(ctx, offset, from, bytes, BPF_F_RECOMPUTE_CSUM);
+}
+
+/*
+ * Leaves `bytes` of the frame, and a train of segments is none any more, so that every pointer into
+ * the packet is stale after it.
+ */
+static __always_inline int hook_cut(struct hook_context *ctx, u32 bytes)
+{
+	return bpf_skb_change_tail(ctx, bytes, 0);
+}
+
+/* Makes room before the frame, so that every pointer into the packet is stale after it. */
+static __always_inline int hook_push(struct hook_context *ctx, u32 bytes)
+{
+	return bpf_skb_change_head(ctx, bytes, 0);
 }
 
 /* The IP packet's size on the wire: of each segment, where the kernel will cut it. */

@@ -48,7 +48,7 @@ struct journey {
 	u32 without; /* goes without a connection */
 	u32 wanting; /* the program that asked for room */
 	u32 unknown; /* the packet has no connection */
-	u32 reason; /* why it may open none */
+	u32 reason; /* why it may open none, or goes nowhere */
 	u32 ruled; /* the ordered rules have been asked */
 	u32 excluded; /* a rule gives mark 0 */
 	/* while they are asked: dimensions that rules look at; here the verifier does not note values */

@@ -35,6 +35,8 @@
 #include "classify.h"
 #include "forward.h"
 #include "exit.h"
+#include "icmp.h"
+#include "refuse.h"
 #include "entry.h"
 #include "connect.h"
 #include "new.h"
@@ -94,7 +96,7 @@ int known_connection(struct hook_context *ctx)
 	int reason = entry_known(ctx, &journey->packet, journey->now);
 
 	if (reason)
-		return exit_with(ctx, reason, &journey->packet, 0);
+		return exit_or_refuse(ctx, reason, journey);
 	journey->unknown = 1;
 	programs.call(ctx, PROGRAM_NEW);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
@@ -150,7 +152,7 @@ int connect_backend(struct hook_context *ctx)
 		return HOOK_PASS;
 	if (reason == REASON_OK)
 		reason = connect_send(ctx, journey);
-	return exit_with(ctx, reason, &journey->packet, journey->mark);
+	return exit_or_refuse(ctx, reason, journey);
 }
 
 /* The program for a service that has as many entries as it may: a lesser one of its own goes. */
@@ -160,6 +162,14 @@ int make_room(struct hook_context *ctx)
 
 	connect_make_room(ctx, journey);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
+}
+
+/* The program for a packet that goes nowhere: what tells its client so goes out, or nothing. */
+int refuse_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+
+	return exit_with(ctx, refuse_packet_of(ctx, journey), &journey->packet, journey->mark);
 }
 
 /* After a scheduler: chosen, to be gone on with, or nobody. */
@@ -175,7 +185,7 @@ static __always_inline int schedule_exit(struct hook_context *ctx, struct journe
 	else if (reason == SCHEDULE_AGAIN)
 		programs.call(ctx, PROGRAM_SCHEDULER + scheduler);
 	else
-		return exit_with(ctx, reason, &journey->packet, journey->mark);
+		return exit_or_refuse(ctx, reason, journey);
 	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 }
 

@@ -114,6 +114,9 @@ FLAT_TABLE("array", u32, u64, redirect_failures, INTERFACE_CAPACITY, FLAT_REDIRE
 FLAT_CPU_TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_CAPACITY,
 	       FLAT_SERVICE_COUNTERS)
 
+/* What this CPU tells the senders of packets that go nowhere; each hook has its row. */
+FLAT_CPU_TABLE("percpu_array", u32, struct refusal, refusals, 2, FLAT_REFUSALS)
+
 /* What a packet's programs hand over to each other; each hook has its row. */
 FLAT_CPU_TABLE("percpu_array", u32, struct journey, journeys, 2, FLAT_JOURNEYS)
 

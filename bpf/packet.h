@@ -34,7 +34,7 @@ struct packet {
 	u32 flags; /* TCP's */
 	u32 ttl;
 	u32 action; /* what forwarding decided on */
-	u32 padding;
+	u32 mtu; /* of the road, where the packet is too big for it */
 };
 
 static __always_inline bool packet_is_ipv6(struct packet *packet)

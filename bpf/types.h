@@ -27,6 +27,8 @@ enum reason {
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
 	REASON_TOO_BIG = 23,
 	REASON_REDIRECT_FAILED = 24, /* counted as forwarded before: watch.h */
+	REASON_FTP_NO_BACKEND = 28, /* handed up */
+	REASON_BYPASSED = 29, /* handed up, for the host to forward */
 	REASON_MAX = 32,
 };
 
@@ -51,6 +53,7 @@ enum program {
 	PROGRAM_ROOM = 4,
 	PROGRAM_KNOWN = 5,
 	PROGRAM_RULES = 6,
+	PROGRAM_REFUSE = 7,
 	PROGRAM_SCHEDULER = 8,
 	PROGRAM_MAX = 32,
 };
@@ -100,6 +103,7 @@ enum setting {
 	SETTING_ANY_PORT_SERVICE = 16, /* some service takes any port */
 	SETTING_REUSE_CLOSED = 32, /* bits 1 and 2 of conn_reuse_mode */
 	SETTING_REUSE_FIN_WAIT = 64,
+	SETTING_CACHE_BYPASS = 1 << 16,
 };
 
 enum service_flag {
@@ -407,6 +411,18 @@ struct lane {
 	u16 padding[3];
 };
 
+/* Words of an ICMP error: its header and what it quotes at most, of IPv6. */
+#define REFUSAL_WORDS 155
+
+/* One CPU's answers to packets that go nowhere: how many it may send, and the one that it makes. */
+struct refusal {
+	u64 credit; /* in parts: HZ for an answer */
+	u64 credited_at; /* jiffies */
+	u64 head[3]; /* Ethernet header and tags */
+	u64 ip[5];
+	u64 message[REFUSAL_WORDS];
+};
+
 /* What XDP writes into a packet's metadata for TC. */
 struct handover {
 	u32 magic;
@@ -524,4 +540,5 @@ enum flat {
 	FLAT_REDIRECT_FAILURES = 32,
 	FLAT_MEMBERS = 40,
 	FLAT_LIMITS = 41,
+	FLAT_REFUSALS = 50,
 };

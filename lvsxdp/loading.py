@@ -45,6 +45,7 @@ STEPS = {
     "make_room": "room",
     "known_connection": "known",
     "mark_packet": "rules",
+    "refuse_packet": "refuse",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"

@@ -439,17 +439,6 @@ def test_without_forwarding_on_lo_a_vip_that_is_not_local_goes_up(datapath: Data
 # ------------------------------------------------------------------------------------- backends
 
 
-@pytest.mark.parametrize("scheduler", ["rr", "wrr", "wlc", "sh"])
-@pytest.mark.parametrize("backends", ["[]", "[{address: 10.0.0.11, weight: 0}]"])
-def test_a_packet_without_a_backend_to_go_to_is_dropped(
-    datapath: Datapath, scheduler: str, backends: str
-) -> None:
-    text = WEB.replace("rr", scheduler).replace("[{address: 10.0.0.11}]", backends)
-    datapath.apply(text)
-    frame = datapath.to_host(tcp(CLIENT, VIP))
-    assert outcome(datapath, frame) == dropped(frame, "no_backend")
-
-
 def test_a_backend_that_is_this_host_gets_its_packets_from_the_kernel(datapath: Datapath) -> None:
     datapath.apply(WEB.replace("10.0.0.11", "10.0.0.1"))
     frame = datapath.to_host(tcp(CLIENT, VIP))
@@ -460,37 +449,6 @@ def test_a_packet_to_a_backend_without_a_route_is_dropped(datapath: Datapath) ->
     datapath.apply(WEB.replace("10.0.0.11", "203.0.113.9"))
     frame = datapath.to_host(tcp(CLIENT, VIP))
     assert outcome(datapath, frame) == dropped(frame, "no_route")
-
-
-def test_a_packet_at_its_last_hop_is_dropped_and_leaves_its_connection(datapath: Datapath) -> None:
-    datapath.apply(WEB)
-    packet = tcp(CLIENT, VIP)
-    packet.ttl = 1
-    frame = datapath.to_host(packet)
-    assert outcome(datapath, frame) == dropped(frame, "ttl_exceeded")
-    assert [row["state"] for row in datapath.connections()] == ["SYN_RECV"]
-
-
-@pytest.mark.parametrize("ttl", [0, 1])
-def test_a_packet_at_its_last_hop_is_dropped_also_where_the_connection_is_known(
-    datapath: Datapath, ttl: int
-) -> None:
-    datapath.apply(WEB)
-    datapath.deliver(tcp(CLIENT, VIP))
-    packet = tcp(CLIENT, VIP, "A")
-    packet.ttl = ttl
-    frame = datapath.to_host(packet)
-    verdict, reasons = outcome(datapath, frame)
-    assert verdict == Verdict("drop", bytes(frame))
-    assert reasons == {"forwarded": 1, "ttl_exceeded": 1}
-
-
-def test_an_ipv6_packet_at_its_last_hop_is_dropped(datapath: Datapath) -> None:
-    datapath.apply(DNS)
-    packet = udp("[2001:db8:1::7]:5000", VIP6)
-    packet.hlim = 1
-    frame = datapath.to_host(packet)
-    assert outcome(datapath, frame) == dropped(frame, "ttl_exceeded")
 
 
 # ----------------------------------------------------------------------------- the kernel's road
