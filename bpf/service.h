@@ -1,7 +1,6 @@
 /* From mark, address and port to the service, in IPVS's order. */
 #define FTP_PORT bpf_htons(21)
 #define FTP_DATA_PORT bpf_htons(20)
-#define FIRST_UNPRIVILEGED_PORT 1024
 
 /* Leaves the version of the journey's service that is in use. */
 static __always_inline void service_enter(struct journey *journey)
@@ -57,7 +56,7 @@ static __always_inline bool service_may_be_ftp_data(struct journey *journey)
 		return false;
 	if (packet_protocol(&journey->packet) != IPPROTO_TCP)
 		return false;
-	return port == FTP_DATA_PORT || bpf_ntohs(port) >= FIRST_UNPRIVILEGED_PORT;
+	return port == FTP_DATA_PORT || bpf_ntohs(port) >= *ROW(switches, SWITCH_UNPRIVILEGED);
 }
 
 static __always_inline int service_find(struct journey *journey)

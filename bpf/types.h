@@ -92,7 +92,8 @@ enum switch_word {
 	SWITCH_SETTINGS = 1,
 	SWITCH_CLOCK = 2, /* jiffies added to the clock, test builds only */
 	SWITCH_EPOCH = 3, /* one more after each change: what was remembered before it is void */
-	SWITCH_MAX = 4,
+	SWITCH_UNPRIVILEGED = 7, /* the first port that FTP's data may be on: service.h */
+	SWITCH_MAX = 8,
 };
 
 enum setting {
@@ -103,7 +104,7 @@ enum setting {
 	SETTING_ANY_PORT_SERVICE = 16, /* some service takes any port */
 	SETTING_REUSE_CLOSED = 32, /* bits 1 and 2 of conn_reuse_mode */
 	SETTING_REUSE_FIN_WAIT = 64,
-	SETTING_CACHE_BYPASS = 1 << 16,
+	SETTING_CACHE_BYPASS = 65536,
 };
 
 enum service_flag {

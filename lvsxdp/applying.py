@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from lvsxdp import changes, features, linking
+from lvsxdp import changes, controller, features, linking
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import ConflictError, LvsxdpError
 from lvsxdp.features import Feature
@@ -88,6 +88,7 @@ def bring(
         return False
     # an interface that was detached, and that the file does not ask for, is missed no more
     missed = todo.config.interfaces != balancer.state.config.interfaces
+    missed |= balancer.state.book.unprivileged_port != controller.unprivileged_port()
     if not (todo.lines or balancer.state.applied or missed):
         # the host may be another than it was
         balancer.follow_network(net)

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lvsxdp.errors import ConflictError
 
+# The kernel's default of net.ipv4.ip_unprivileged_port_start.
+UNPRIVILEGED_PORT = 1024
+
 
 @dataclasses.dataclass(slots=True)
 class BackendPlace:
@@ -89,6 +92,7 @@ class Book:
     backend_generations: Generations = dataclasses.field(default_factory=Generations)
     mark_generation: int = 0
     epoch: int = 0
+    unprivileged_port: int = UNPRIVILEGED_PORT
 
     def copy(self) -> Book:
         """A book to be brought up to date in its stead: places are exchanged, not changed."""
@@ -98,6 +102,7 @@ class Book:
             self.backend_generations.copy(),
             self.mark_generation,
             self.epoch,
+            self.unprivileged_port,
         )
 
 

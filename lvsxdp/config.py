@@ -151,9 +151,10 @@ def _read_settings(item: Item | None) -> Settings:
     if not fields:
         return default
     mode = value_of(fields, "conn_reuse_mode", _parse_reuse_mode, default.conn_reuse_mode, NUMBER)
+    named = ("expire_nodest_conn", "expire_quiescent_template", "require_local", "cache_bypass")
     switches = {
         key: value_of(fields, key, scalars.parse_switch, getattr(default, key), SWITCH)
-        for key in ("expire_nodest_conn", "expire_quiescent_template", "require_local")
+        for key in named
     }
     return Settings(conn_reuse_mode=mode, **switches)
 

@@ -71,6 +71,11 @@ def lo_forwarding(family: Family) -> str:
 SYSCTLS = tuple(map(lo_forwarding, Family))
 
 
+def unprivileged_port() -> int:
+    """Where the kernel has the ports begin that anybody may use: on these FTP's data may be."""
+    return int(network.sysctl("net/ipv4/ip_unprivileged_port_start"))
+
+
 def here() -> Folders:
     """The folders of the network namespace that this process is in."""
     return state.folders(network.namespace_cookie(), PIN_ROOT, FILE_ROOT)
@@ -191,7 +196,7 @@ class Balancer:
             # an edit that brings nothing that the network matters to does without
             self.follow_network(net)
         names = {name: index for index, name in socket.if_nameindex()}
-        host = Host(ifindexes=names, cursor=self._cursor)
+        host = Host(names, self._cursor, unprivileged_port())
         if self.missing(new):
             self._widen(new, net, host)
         known, book = self.state, self.state.book.copy()

@@ -210,6 +210,7 @@ def _settings() -> Schema:
         "expire_nodest_conn": "Connections to a removed backend are reset or move (default).",
         "expire_quiescent_template": "Clients of a backend of weight 0 go elsewhere.",
         "require_local": "Only addresses that this host has now are balanced (default).",
+        "cache_bypass": "What a mark service has no backend for goes where it is addressed to.",
     }
     fields = {name: _about(text, SWITCH) for name, text in switches.items()}
     mode = _about("0 to 3, as in IPVS; 1 by default.", _whole(0, 3))

@@ -227,6 +227,7 @@ class Settings:
     expire_quiescent_template: bool = False
     conn_reuse_mode: int = 1
     require_local: bool = True
+    cache_bypass: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

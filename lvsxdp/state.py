@@ -208,6 +208,7 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes], generations: bytes) 
         backend_generations=Generations(generations),
         mark_generation=plain["mark_generation"],
         epoch=plain["epoch"],
+        unprivileged_port=plain["unprivileged_port"],
     )
     return State(
         config=config,
@@ -225,6 +226,7 @@ def _book_to(book: Book) -> dict[str, Any]:
         "service_generations": listed(book.service_generations),
         "mark_generation": book.mark_generation,
         "epoch": book.epoch,
+        "unprivileged_port": book.unprivileged_port,
     }
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lvsxdp import changes, filtering, marking, records, scheduling, sharing, thresholds
-from lvsxdp.book import BackendPlace, Book, Numbers, Places, ServicePlace
+from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Numbers, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
@@ -38,10 +38,14 @@ TIMEOUTS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Host:
-    """What the network says that the maps need: indices of interfaces, live cursors."""
+    """What the network says that the maps need: indices of interfaces, live cursors.
+
+    `unprivileged_port` is where ports begin that FTP's data may be on.
+    """
 
     ifindexes: Mapping[str, int]
     cursor: Callable[[ServicePlace], Cursor]
+    unprivileged_port: int = UNPRIVILEGED_PORT
 
 
 # ------------------------------------------------------------------------------------ services
@@ -307,6 +311,7 @@ def settings_word(schema: Schema, settings: Settings, services: Iterable[Service
     word = bit["expire_nodest_conn"] * settings.expire_nodest_conn
     word |= bit["expire_quiescent_template"] * settings.expire_quiescent_template
     word |= bit["require_local"] * settings.require_local
+    word |= bit["cache_bypass"] * settings.cache_bypass
     word |= bit["reuse_closed"] * bool(settings.conn_reuse_mode & 1)
     word |= bit["reuse_fin_wait"] * bool(settings.conn_reuse_mode & 2)
     ports = {service.key.port for service in services if isinstance(service.key, AddressKey)}
@@ -339,6 +344,10 @@ def plan(
     if first or old.marks != new.marks:
         for stage, write in marking.mark_writes(schema, book, new, host.ifindexes):
             stages[stage].append(write)
+    if first or book.unprivileged_port != host.unprivileged_port:
+        book.unprivileged_port = host.unprivileged_port
+        number = schema.enums["switch_word"]["unprivileged"]
+        change.switch.append(Store("switches", number, host.unprivileged_port))
     before_all = _timeout_writes(schema) if first else []
     before_all += filtering.filter_writes(schema.hashing, old, new)
     divided = sharing.divide_writes(schema, old, new, first)
