@@ -27,7 +27,7 @@ static __always_inline void new_look(struct hook_context *ctx, struct journey *j
 	journey->unknown = 1;
 }
 
-/* The client's entry, if it has one that serves. */
+/* The client's entry, if it has one. */
 static __always_inline struct persistence *
 new_find(struct journey *journey, struct service_config *config, struct seat *seat)
 {
@@ -69,6 +69,10 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	if (reason)
 		return reason;
 	/* looked for before the connection is, so that memory answers both at once, and used after */
+	if (entry && !persist_is_usable(entry->backend, journey->settings)) {
+		persist_dismiss(journey, entry, &seat);
+		entry = NULL;
+	}
 	if (entry && !persist_use(journey, entry, &seat) && journey->attempts++ < DECISION_ATTEMPTS)
 		programs.call(ctx, PROGRAM_NEW);
 	if (STOP_AFTER == STAGE_PERSISTENT)

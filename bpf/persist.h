@@ -151,17 +151,35 @@ static __always_inline bool persist_use(struct journey *journey, struct persiste
 	return true;
 }
 
+static __always_inline bool persist_is_live(struct journey *journey, struct persistence *entry,
+					    u64 word)
+{
+	return journey->now < word_expires(word) ||
+	       journey->now < expiry_of_persistence(entry, word);
+}
+
 /* The entry may serve a new connection now. */
 static __always_inline bool persist_serves(struct journey *journey, struct persistence *entry,
 					   u64 word)
 {
-	if (journey->now >= word_expires(word) &&
-	    journey->now >= expiry_of_persistence(entry, word))
-		return false;
-	return persist_is_usable(entry->backend, journey->settings);
+	return persist_is_live(journey, entry, word) &&
+	       persist_is_usable(entry->backend, journey->settings);
 }
 
-/* The client's entry if it has one that serves. */
+/*
+ * Removes an entry that a new connection met and that may not serve it, whoever serves it instead:
+ * where its backend comes back, or gets a weight again, the client is not its any more.
+ */
+static __always_inline void persist_dismiss(struct journey *journey, struct persistence *entry,
+					    struct seat *seat)
+{
+	u32 service = entry->service;
+
+	if (word_change(&entry->word, seat->word, word_make(0, STATE_DEAD, 0, seat->word)))
+		share_return(persist_table(&journey->packet), service);
+}
+
+/* The client's entry if it has one that lives. */
 static __always_inline struct persistence *persist_find(u32 table, struct journey *journey,
 							struct seat *seat)
 {
@@ -169,7 +187,7 @@ static __always_inline struct persistence *persist_find(u32 table, struct journe
 
 	entry = (struct persistence *)table_find(table, journey->client, journey->client_hash,
 						 seat);
-	return entry && persist_serves(journey, entry, seat->word) ? entry : NULL;
+	return entry && persist_is_live(journey, entry, seat->word) ? entry : NULL;
 }
 
 /* Fills a slot that is this CPU's, for the journey's backend. */

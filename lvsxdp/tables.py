@@ -75,7 +75,7 @@ def _service_flags(schema: Schema, service: Service) -> int:
         flags |= flag["by_mark"]
     elif service.key.port == ANY_PORT:
         flags |= flag["any_port"]
-    elif service.key.port == FTP_PORT and service.key.protocol == "tcp":
+    elif service.key.port == FTP_PORT:
         flags |= flag["ftp"]
     flags |= flag["sh_port"] if SchedulerFlag.SH_PORT in service.flags else 0
     flags |= flag["sh_fallback"] if SchedulerFlag.SH_FALLBACK in service.flags else 0
