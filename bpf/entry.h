@@ -34,6 +34,14 @@ static __always_inline bool entry_is_for_host(struct hook_context *ctx, struct p
 
 #endif
 
+/* Why a packet to a removed backend goes nowhere; up, where no service of its family is left. */
+static __always_inline int entry_gone(struct packet *packet, u64 settings)
+{
+	u64 served = packet_is_ipv6(packet) ? SETTING_IPV6_SERVICE : SETTING_IPV4_SERVICE;
+
+	return settings & served ? REASON_BACKEND_GONE : REASON_NO_SERVICE;
+}
+
 /* The packet is not to be sent where its connection says; leaves why, or that it is a new one. */
 static __always_inline bool entry_is_over(struct packet *packet, struct connection *connection,
 					  struct account *account, u64 now, int *reason)
@@ -46,7 +54,7 @@ static __always_inline bool entry_is_over(struct packet *packet, struct connecti
 			return false;
 		settings = *ROW(switches, SWITCH_SETTINGS);
 		if (!backend && !(settings & SETTING_EXPIRE_NODEST_CONN)) {
-			*reason = REASON_BACKEND_GONE;
+			*reason = entry_gone(packet, settings);
 			return true;
 		}
 		if (backend && !connection_is_reused(packet, account->word, backend, settings))

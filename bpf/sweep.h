@@ -22,7 +22,7 @@ static __always_inline void sweep_count(struct connection *connection, u64 word)
 	u64 reference = connection->backend;
 	struct load *load = ROW(recounts, reference);
 
-	if (!backend_word(reference))
+	if (!backend_is_same(reference))
 		return;
 	load->total++;
 	load->active += state_is_active(word_state(word));

@@ -105,6 +105,8 @@ enum setting {
 	SETTING_REUSE_CLOSED = 32, /* bits 1 and 2 of conn_reuse_mode */
 	SETTING_REUSE_FIN_WAIT = 64,
 	SETTING_CACHE_BYPASS = 65536,
+	SETTING_IPV4_SERVICE = 131072, /* some service is of this family */
+	SETTING_IPV6_SERVICE = 262144,
 };
 
 enum service_flag {

@@ -87,6 +87,8 @@ def _drift(balancer: Balancer, seen: dict[str, bytes]) -> Iterator[tuple[Count, 
     for place in balancer.state.book.services.values():
         for backend in place.backends.values():
             yield from _differences(balancer, "loads", "recounts", backend.id, seen)
+    for _, _, gone in balancer.state.book.parted():
+        yield from _differences(balancer, "loads", "recounts", gone.id, seen)
     for identity in balancer.state.book.service_generations:
         yield from _differences(balancer, "shares", "share_recounts", identity, seen)
     layout = balancer.schema.values["pools"]

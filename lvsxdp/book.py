@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from lvsxdp.errors import ConflictError
 
 # The kernel's default of net.ipv4.ip_unprivileged_port_start.
 UNPRIVILEGED_PORT = 1024
+# Seconds after which a removed backend is forgotten to which nothing refers: as under IPVS.
+FORGOTTEN = 120
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,6 +35,31 @@ class ServicePlace:
     list_length: int
     slots: int | None
     backends: Mapping[str, BackendPlace]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parted:
+    """A backend that was removed and may come back; `idle` is since when nothing refers to it.
+
+    In seconds of the kernel's clock; 0 where something did at the last look.
+    """
+
+    id: int
+    generation: int
+    idle: int = 0
+
+    @property
+    def reference(self) -> int:
+        """How entries name it."""
+        return self.generation << 32 | self.id
+
+
+@dataclasses.dataclass(slots=True)
+class Removed:
+    """What is kept of a service's removed backends, also where the service itself was removed."""
+
+    service: int  # its id
+    backends: dict[str, Parted]
 
 
 class Generations:
@@ -93,6 +120,7 @@ class Book:
     mark_generation: int = 0
     epoch: int = 0
     unprivileged_port: int = UNPRIVILEGED_PORT
+    removed: dict[str, Removed] = dataclasses.field(default_factory=dict)
 
     def copy(self) -> Book:
         """A book to be brought up to date in its stead: places are exchanged, not changed."""
@@ -103,7 +131,40 @@ class Book:
             self.mark_generation,
             self.epoch,
             self.unprivileged_port,
+            {key: Removed(r.service, dict(r.backends)) for key, r in self.removed.items()},
         )
+
+    def remember(self, key: str, identity: int, gone: Mapping[str, BackendPlace]) -> None:
+        """Keeps removed backends of a service, so that they may come back."""
+        kept = self.removed.setdefault(key, Removed(identity, {}))
+        kept.backends |= {name: Parted(b.id, b.generation) for name, b in gone.items()}
+
+    def forget(self, key: str, name: str) -> Parted:
+        """The removed backend, which is no longer kept."""
+        kept = self.removed[key]
+        gone = kept.backends.pop(name)
+        if not kept.backends:
+            del self.removed[key]
+        return gone
+
+    def forget_idle(self, referred: Set[int], now: int) -> bool:
+        """Forgets removed backends to which nothing refers, once that was so FORGOTTEN seconds ago.
+
+        `referred` are the references that entries have, `now` is in seconds.  Whether the book is
+        another than before.
+        """
+        before = self.parted()
+        for key, name, gone in before:
+            idle = 0 if gone.reference in referred else gone.idle or max(now, 1)
+            if idle and now - idle >= FORGOTTEN:
+                self.forget(key, name)
+            else:
+                self.removed[key].backends[name] = dataclasses.replace(gone, idle=idle)
+        return self.parted() != before
+
+    def parted(self) -> list[tuple[str, str, Parted]]:
+        """Every removed backend after its service's key and its name, by service."""
+        return [(key, n, b) for key, kept in self.removed.items() for n, b in kept.backends.items()]
 
 
 class Numbers:
@@ -124,6 +185,11 @@ class Numbers:
             )
         self.taken.add(self._least)
         return self._least
+
+    def free(self, number: int) -> None:
+        """Gives a number back."""
+        self.taken.discard(number)
+        self._least = min(self._least, number)
 
 
 class Ranges:
@@ -163,11 +229,17 @@ class Places:
     def __init__(self, book: Book) -> None:
         """What the book says now is taken."""
         self._known: Sequence[ServicePlace] = tuple(book.services.values())
+        removed = book.removed.values()
+        self._removed = frozenset(kept.service for kept in removed)
+        # what was removed before the change: while it is planned, the book learns of more
+        self.former = tuple(key for key in book.removed if key not in book.services)
+        self.parted = frozenset(b.id for kept in removed for b in kept.backends.values())
 
     @functools.cached_property
     def services(self) -> Numbers:
-        """Ids of services."""
-        return Numbers((place.id for place in self._known), "services")
+        """Ids of services, also of removed ones that may come back."""
+        ids = (place.id for place in self._known)
+        return Numbers((*ids, *self._removed), "services")
 
     @functools.cached_property
     def rows(self) -> Numbers:
@@ -181,8 +253,9 @@ class Places:
 
     @functools.cached_property
     def backends(self) -> Numbers:
-        """Ids of backends."""
-        return Numbers((b.id for p in self._known for b in p.backends.values()), "backends")
+        """Ids of backends, also of removed ones that may come back."""
+        ids = (b.id for place in self._known for b in place.backends.values())
+        return Numbers((*ids, *self.parted), "backends")
 
     @functools.cached_property
     def members(self) -> Ranges:

@@ -200,6 +200,11 @@ class Balancer:
         if self.missing(new):
             self._widen(new, net, host)
         known, book = self.state, self.state.book.copy()
+        if book.removed and not changes.is_of_weights(known.config, new):
+            # what nothing refers to any more is not to come back, and its ids may be wanted
+            from lvsxdp import forgetting
+
+            forgetting.look(self, book)
         plan = tables.plan(self.schema, book, known.config, new, host, first=first)
         applied = (known.applied or known.config) if by_hand else new
         wanted = dataclasses.replace(

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lvsxdp import ageing, state
+from lvsxdp import ageing, forgetting, state
 from lvsxdp.ageing import Sweep
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
@@ -106,6 +106,7 @@ def _sweep_once(
 ) -> Sweep:
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
         done = ageing.sweep(balancer, before, whole=whole)
+        forgetting.look_and_keep(balancer)
         (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:
         say(f"event=swept removed={done.removed} healed={done.healed}")

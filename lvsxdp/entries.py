@@ -161,6 +161,14 @@ def count(schema: Schema, table: str, buffer: Any, now: int) -> int:
     return found
 
 
+def referred(schema: Schema, table: str, buffer: Any, now: int, wanted: Wanted) -> set[int]:
+    """The backends (generation << 32 | id) to which live ones of the wanted entries go."""
+    found = set[int]()
+    for _, part in chunks(schema, table, buffer, wanted):
+        found.update(part["backend"][_left(schema, table, part, now) > 0].tolist())
+    return found
+
+
 def places(schema: Schema, table: str, buffer: Any, wanted: Wanted) -> Iterator[tuple[int, int]]:
     """Place and word generation of each wanted entry, live or not."""
     for where, part in chunks(schema, table, buffer, wanted):

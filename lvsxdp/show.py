@@ -56,6 +56,8 @@ class Names:
             self.services[place.id] = service
             for name, backend in place.backends.items():
                 self._backends[backend.id, backend.generation] = name
+        for _, name, gone in state.book.parted():
+            self._backends[gone.id, gone.generation] = name
 
     def service(self, identity: int) -> str | None:
         """The service's name, None where it has been removed."""
@@ -63,7 +65,7 @@ class Names:
         return str(found) if found else None
 
     def backend(self, reference: int) -> str | None:
-        """The backend's name, None where it has been removed."""
+        """The backend's name, None where it has been removed and cannot come back."""
         return self._backends.get((reference & 0xFFFFFFFF, reference >> 32))
 
 

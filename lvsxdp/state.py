@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvsxdp import features, records, snapshot, stored
-from lvsxdp.book import Book, Generations, by_id, listed
+from lvsxdp.book import Book, Generations, Parted, Removed, by_id, listed
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.features import Feature
 from lvsxdp.filtering import Hashing
@@ -209,6 +209,7 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes], generations: bytes) 
         mark_generation=plain["mark_generation"],
         epoch=plain["epoch"],
         unprivileged_port=plain["unprivileged_port"],
+        removed={key: _removed_from(kept) for key, kept in plain["removed"].items()},
     )
     return State(
         config=config,
@@ -227,7 +228,17 @@ def _book_to(book: Book) -> dict[str, Any]:
         "mark_generation": book.mark_generation,
         "epoch": book.epoch,
         "unprivileged_port": book.unprivileged_port,
+        "removed": {key: _removed_to(kept) for key, kept in book.removed.items()},
     }
+
+
+def _removed_to(kept: Removed) -> list[Any]:
+    backends = {name: [b.id, b.generation, b.idle] for name, b in kept.backends.items()}
+    return [kept.service, backends]
+
+
+def _removed_from(plain: list[Any]) -> Removed:
+    return Removed(plain[0], {name: Parted(*backend) for name, backend in plain[1].items()})
 
 
 def _applied_to(applied: Config, config: Config) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lvsxdp import changes, filtering, marking, records, scheduling, sharing, thresholds
-from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Numbers, Places, ServicePlace
+from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
@@ -15,12 +14,14 @@ from lvsxdp.model import (
     Backend,
     Config,
     Expiry,
+    Family,
     MarkKey,
     Scheduler,
     SchedulerFlag,
     Service,
     Settings,
 )
+from lvsxdp.placing import Placing
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
 from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store, Update, Write
@@ -132,53 +133,45 @@ class _Change:
 
     schema: Schema
     book: Book
-    taken: Places
+    placing: Placing
     config: Config
     host: Host
     prepare: list[Write] = dataclasses.field(default_factory=list)
     switch: list[Write] = dataclasses.field(default_factory=list)
     finish: list[Write] = dataclasses.field(default_factory=list)
 
-    @functools.cached_property
-    def used(self) -> Numbers:
-        """The ids that services have or had."""
-        return Numbers((*self.taken.services.taken, *self.book.service_generations), "services")
-
-    def place_backends(self, service: Service, old: ServicePlace | None) -> dict[str, BackendPlace]:
-        """An id for each backend: the one it has, or a free one with its next generation."""
-        places: dict[str, BackendPlace] = {}
-        generations: dict[int, int] = {}
-        for backend in service.backends:
-            name = str(backend)
-            if old and name in old.backends:
-                places[name] = old.backends[name]
-                continue
-            identity = self.taken.backends.take(self.config.capacity.backends)
-            generations = generations or self.book.backend_generations.change()
-            generation = generations.get(identity, 0) % (2**32 - 1) + 1
-            generations[identity] = generation
-            places[name] = BackendPlace(identity, generation)
-        return places
-
     def write_new_backends(
         self, service: Service, identity: int, places: Mapping[str, BackendPlace], kept: set[str]
     ) -> None:
-        """Rows of backends that were not there: counts first, then the row that makes them real."""
+        """Rows of backends that were not there: counts first, then the row that makes them real.
+
+        One that comes back has its counts still, and is made real by a store of its word.
+        """
         pack = self.schema.values["backends"].packer("word", "address", "family", "service").pack
         family = records.family_number(service.family)
-        rows: dict[int, bytes] = {}
+        fresh: dict[int, bytes] = {}
+        back: dict[int, bytes] = {}
         for backend in service.backends:
-            if (name := str(backend)) not in kept:
-                place = places[name]
-                word = place.generation << 32 | backend_flags(self.schema, backend)
-                rows[place.id] = pack(word, records.wire_address(backend.address), family, identity)
-        for first, values in _runs(rows):
+            if (name := str(backend)) in kept:
+                continue
+            place, address = places[name], records.wire_address(backend.address)
+            bare = place.generation << 32
+            word = bare | backend_flags(self.schema, backend)
+            if place.id in self.placing.back:
+                back[place.id] = pack(bare, address, family, identity)
+                self.switch.append(Limit(place.id, thresholds.word_of(backend)))
+                self.switch.append(Store("backends", place.id, word))
+            else:
+                fresh[place.id] = pack(word, address, family, identity)
+        for first, values in _runs(fresh):
             for table in ("loads", "limits", "nexthop_probes", "lanes"):
                 self.prepare.append(Reset(table, first, len(values)))
             self.prepare.append(Rows("backends", first, b"".join(values)))
-        limited = [b for b in service.backends if b.upper_threshold and str(b) not in kept]
-        limits = {places[str(b)].id: records.word(thresholds.word_of(b)) for b in limited}
-        for first, values in _runs(limits):
+        for first, values in _runs(back):
+            self.prepare.append(Rows("backends", first, b"".join(values)))
+        limited = [b for b in service.backends if b.upper_threshold]
+        rows = {places[str(b)].id: records.word(thresholds.word_of(b)) for b in limited}
+        for first, values in _runs({i: row for i, row in rows.items() if i in fresh}):
             self.prepare.append(Rows("limits", first, b"".join(values)))
 
     def write_thresholds(self, old: Service, new: Service, place: ServicePlace) -> None:
@@ -202,10 +195,15 @@ class _Change:
             word = at.generation << 32 | backend_flags(self.schema, backend)
             self.switch.append(Store("backends", at.id, word))
 
-    def drop_backends(self, places: Iterable[BackendPlace]) -> None:
-        """Makes ids free: nothing that names them with their generation finds them any more."""
-        for place in places:
+    def drop_backends(self, key: str, identity: int, gone: Mapping[str, BackendPlace]) -> None:
+        """Nothing that names these backends finds them any more, unless they come back.
+
+        Where connections to removed backends expire, there is nothing to come back to.
+        """
+        for place in gone.values():
             self.finish.append(Store("backends", place.id, place.generation << 32))
+        if gone and not self.config.settings.expire_nodest_conn:
+            self.book.remember(key, identity, gone)
 
     def write_version(
         self, service: Service, place: ServicePlace, members: tuple[Member, ...], at: Cursor
@@ -234,34 +232,26 @@ class _Change:
         self.book.service_generations[identity] = generation
         slots = None
         if service.scheduler is Scheduler.SH:
-            slots = self.taken.slots.take(2 * capacity.services)
+            slots = self.placing.taken.slots.take(2 * capacity.services)
         return ServicePlace(
             id=identity,
             generation=generation,
-            row=self.taken.rows.take(2 * capacity.services),
-            list_offset=self.taken.members.take(length, MEMBERS_EACH_BACKEND * capacity.backends),
+            row=self.placing.taken.rows.take(2 * capacity.services),
+            list_offset=self.placing.taken.members.take(
+                length, MEMBERS_EACH_BACKEND * capacity.backends
+            ),
             list_length=length,
             slots=slots,
             backends=backends,
         )
 
 
-def _fresh_service(change: _Change) -> int:
-    """An id that no service ever had, or else one whose entries are removed first."""
-    capacity = change.config.capacity.services
-    if len(change.used.taken) < capacity:
-        identity = change.used.take(capacity)
-        change.taken.services.taken.add(identity)
-        return identity
-    identity = change.taken.services.take(capacity)
-    change.prepare.append(Evict(identity))
-    return identity
-
-
 def _add_service(change: _Change, service: Service) -> None:
-    identity = _fresh_service(change)
+    identity, evicts = change.placing.service(str(service.key))
+    if evicts:
+        change.prepare.append(Evict(identity))
     members = scheduling.members_of(service.backends)
-    backends = change.place_backends(service, None)
+    backends = change.placing.backends(service, None)
     place = change.new_version(service, identity, backends, len(members))
     change.book.services[str(service.key)] = place
     change.prepare.append(Reset("service_counters", identity, 1))
@@ -276,13 +266,14 @@ def _add_service(change: _Change, service: Service) -> None:
 def _edit_service(change: _Change, old: Service, new: Service) -> None:
     was = change.book.services[str(new.key)]
     members = scheduling.members_of(new.backends)
-    backends = change.place_backends(new, was)
+    backends = change.placing.backends(new, was)
     place = change.new_version(new, was.id, backends, len(members))
     change.write_new_backends(new, was.id, backends, set(was.backends))
     change.write_version(new, place, members, _cursor_after(change, old, new, was))
     change.write_flags(old, new, place)
     change.write_thresholds(old, new, place)
-    change.drop_backends(b for name, b in was.backends.items() if name not in backends)
+    gone = {name: place for name, place in was.backends.items() if name not in backends}
+    change.drop_backends(str(new.key), was.id, gone)
     change.book.services[str(new.key)] = place
 
 
@@ -299,7 +290,7 @@ def _cursor_after(change: _Change, old: Service, new: Service, was: ServicePlace
 def _remove_service(change: _Change, old: Service) -> None:
     place = change.book.services.pop(str(old.key))
     change.switch.append(Delete("services", service_keys(change.schema, old)))
-    change.drop_backends(place.backends.values())
+    change.drop_backends(str(old.key), place.id, place.backends)
 
 
 # --------------------------------------------------------------------------------------- whole
@@ -314,9 +305,13 @@ def settings_word(schema: Schema, settings: Settings, services: Iterable[Service
     word |= bit["cache_bypass"] * settings.cache_bypass
     word |= bit["reuse_closed"] * bool(settings.conn_reuse_mode & 1)
     word |= bit["reuse_fin_wait"] * bool(settings.conn_reuse_mode & 2)
-    ports = {service.key.port for service in services if isinstance(service.key, AddressKey)}
+    served = list(services)
+    ports = {service.key.port for service in served if isinstance(service.key, AddressKey)}
     word |= bit["ftp_service"] * (FTP_PORT in ports)
     word |= bit["any_port_service"] * (ANY_PORT in ports)
+    families = {service.family for service in served}
+    word |= bit["ipv4_service"] * (Family.IPV4 in families)
+    word |= bit["ipv6_service"] * (Family.IPV6 in families)
     return word
 
 
@@ -328,7 +323,9 @@ def plan(
     What is new is written beside what is in use; then single stores switch to it; only then is
     anything taken away.  `first` writes also what is equal to the defaults.
     """
-    change = _Change(schema, book, Places(book), new, host)
+    if new.settings.expire_nodest_conn:
+        book.removed.clear()
+    change = _Change(schema, book, Placing(book, Places(book), new.capacity), new, host)
     before = {service.key: service for service in changes.others(old, new)}
     after = {service.key: service for service in changes.others(new, old)}
     for key, service in before.items():

@@ -184,15 +184,28 @@ def reopened(datapath: Datapath) -> Balancer:
     return datapath.balancer
 
 
+def expiring(of: Config, expire: bool) -> Config:
+    """The configuration under which connections to removed backends expire, or wait for them."""
+    settings = dataclasses.replace(of.settings, expire_nodest_conn=expire)
+    return dataclasses.replace(of, settings=settings)
+
+
 def parsed(datapath: Datapath, text: str) -> Config:
     return dataclasses.replace(config.load(text)[0], capacity=datapath.capacity)
 
 
-@pytest.mark.parametrize(("one", "other"), [(OLD, NEW), (NEW, OLD), ("{}", NEW), (NEW, "{}")])
+@pytest.mark.parametrize(
+    ("one", "other", "expire"),
+    [
+        *((OLD, NEW, True), (NEW, OLD, True), ("{}", NEW, True), (NEW, "{}", True)),
+        *((OLD, NEW, False), (NEW, OLD, False)),
+    ],
+)
 def test_a_change_that_is_killed_anywhere_is_finished_or_undone_by_the_next_command(
-    datapath: Datapath, one: str, other: str
+    datapath: Datapath, one: str, other: str, expire: bool
 ) -> None:
-    old, new = (parsed(datapath, text) for text in (one, other))
+    """Also where what is removed may come back, and does with each second change."""
+    old, new = (expiring(parsed(datapath, text), expire) for text in (one, other))
     datapath.balancer.apply(old, datapath.net)
     found = []
     number = 0
@@ -226,6 +239,34 @@ def test_a_recovery_that_is_killed_itself_is_finished_by_the_next_command(
         ends.add(balancer.state.config == new)
         assert_is(balancer, new if balancer.state.config == new else old)
     assert ends == {True, False}
+
+
+def test_a_return_of_backends_that_is_killed_loses_neither_connection_nor_count(
+    datapath: Datapath,
+) -> None:
+    old = expiring(parsed(datapath, OLD), expire=False)
+    away = dataclasses.replace(old, services=old.services[:1])
+    datapath.balancer.apply(old, datapath.net)
+    datapath.confirm()
+
+    def packet(flags: str) -> str | None:
+        return datapath.backend_for(tcp("198.51.100.7:1001", "192.0.2.11:81", flags))
+
+    assert [packet(flags) for flags in "SA"] == [C, C]
+    datapath.balancer.apply(away, datapath.net)
+    number = 0
+    while killed_at(number, lambda: datapath.balancer.apply(old, datapath.net)):
+        back = reopened(datapath).state.config == old
+        datapath.confirm()
+        assert packet("A") == (C if back else None)
+        datapath.balancer.apply(away, datapath.net)
+        assert packet("A") is None
+        number += 5
+    reopened(datapath)
+    datapath.confirm()
+    assert packet("A") == C
+    row = datapath.backends()[C]
+    assert (row["active"], row["inactive"], row["connections"]) == (1, 0, 1)
 
 
 def test_a_change_for_which_there_is_no_room_leaves_everything_as_it_was(

@@ -16,7 +16,7 @@ PURE = [
     *("errors", "model", "document", "config", "checks", "names", "scalars", "marks", "scheduling"),
     *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
     "thresholds",
-    *("rule_index", "mark_words", "pieces", "stored", "dumping"),
+    *("rule_index", "mark_words", "pieces", "stored", "dumping", "placing"),
     *("covering", "driver_refusals", "filter_rules"),
     *("show", "entries", "snapshot", "changes", "features", "json_schema"),
 ]
@@ -41,6 +41,7 @@ ACTING = {
     "confirming",
     "recovery",
     "ageing",
+    "forgetting",
     "views",
     *("roads", "watching", "kernel_types", "device", "listening", "netfilter"),
     *("cli", "command", "entry_commands", "service_commands", "backend_options"),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lvsxdp import state
-from lvsxdp.book import BackendPlace, Book, Generations, ServicePlace
+from lvsxdp.book import BackendPlace, Book, Generations, Parted, Removed, ServicePlace
 from lvsxdp.errors import ConflictError, DatapathError
 from lvsxdp.filtering import Hashing
 from lvsxdp.model import Backend, Config, Family, MarkKey, Service
@@ -29,9 +29,10 @@ def remembered() -> State:
         Service(MarkKey(2, Family.IPV6), name="six"),
     )
     generations = Generations(json.dumps([0, 0, 0, 0, 6, 0, 0, 0, 0, 1]).encode())
+    removed = {"mark:9": Removed(4, {"10.0.0.7": Parted(6, 3, 55)})}
     return State(
         config=Config(interfaces=("eth0",), services=services),
-        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, generations, 7, 12),
+        book=Book({"mark:1": place, "mark6:2": sh}, {3: 2, 4: 1}, generations, 7, 12, 80, removed),
         attachments=[Attachment("eth0", 2, "native", 41, True)],
         described={"tables": {}, "enums": {}, "hz": 250},
     )
