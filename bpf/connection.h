@@ -59,18 +59,32 @@ static __always_inline struct persistence *connection_entry(bool ipv6, struct ac
 			  (u32)account->persistence);
 }
 
-/* Tells the persistence entry what became of its connection by `now`. */
-static __always_inline void connection_tell(bool ipv6, struct account *account, u64 after, u64 now)
+/*
+ * Has the connection name no entry, where its own is gone: generations of entries begin anew after
+ * 32,768, and a connection may live longer than so many.
+ */
+static __always_inline void connection_part(struct connection *connection, struct account *account)
+{
+	u64 nobody = (u64)PERSISTENCE_GONE << 32 | (u32)account->persistence;
+
+	word_change(&connection->persistence, account->persistence, nobody);
+}
+
+/* Tells the persistence entry what became of its connection by `now`; false if it is gone. */
+static __always_inline bool connection_tell(bool ipv6, struct account *account, u64 after, u64 now)
 {
 	struct persistence *entry = connection_entry(ipv6, account);
 	bool before_lasts = state_is_lasting(word_state(account->word));
 	bool lasts = state_is_lasting(word_state(after));
 
-	if (!entry || !persist_count(entry, account->persistence, 0, (s64)lasts - before_lasts))
-		return;
+	if (!entry)
+		return true;
+	if (!persist_count(entry, account->persistence, 0, (s64)lasts - before_lasts))
+		return persist_is_same(entry, account->persistence);
 	persist_extend(entry, lasts, expiry_of_connection(now, after));
 	if (word_flags(after) & SLOT_CONFIRMED)
 		persist_confirm(entry);
+	return true;
 }
 
 /* The word after this packet. */
@@ -162,7 +176,8 @@ static __always_inline bool connection_refresh(struct packet *packet, struct con
 		return after;
 	if (after == account->word && connection_is_told(connection, after, now))
 		return true;
-	connection_tell(packet_is_ipv6(packet), account, after, now);
+	if (!connection_tell(packet_is_ipv6(packet), account, after, now))
+		connection_part(connection, account);
 	connection->told = now;
 	return true;
 }

@@ -112,10 +112,10 @@ static __always_inline int entry_refuse(struct hook_context *ctx, int reason, st
 	return exit_or_refuse(ctx, reason, journey);
 }
 
-/* The exit of the fast path. */
+/* The exit of the fast path, which most often leads to a backend. */
 static __always_inline int entry_exit(struct hook_context *ctx, int reason, struct packet *packet)
 {
-	if (exit_is_refusal(reason))
+	if (!exit_is_sent(reason) && exit_is_refusal(reason))
 		return entry_refuse(ctx, reason, packet, 0);
 	return exit_with(ctx, reason, packet, 0);
 }

@@ -82,6 +82,12 @@ static __always_inline void persist_extend(struct persistence *entry, bool lasti
 		entry->inactive_until = until;
 }
 
+/* The entry is still the one that `reference` names. */
+static __always_inline bool persist_is_same(struct persistence *entry, u64 reference)
+{
+	return counts_generation(READ_ONCE(entry->counts)) == reference >> 32;
+}
+
 /* Adds to the connections of the entry, if it still is the one that `reference` names. */
 static __always_inline bool persist_count(struct persistence *entry, u64 reference, s64 connections,
 					  s64 active)

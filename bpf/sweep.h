@@ -77,7 +77,7 @@ static __always_inline void sweep_controlled(bool ipv6, struct connection *conne
 	bool lasting = state_is_lasting(word_state(word));
 	u64 reference = connection->persistence, *sum;
 
-	if (!(word_flags(word) & SLOT_CONTROLLED))
+	if (!(word_flags(word) & SLOT_CONTROLLED) || reference >> 32 == PERSISTENCE_GONE)
 		return;
 	sum = sweep_sum(ipv6, reference);
 	*sum += sweep_weight(reference, 1, lasting);

@@ -178,6 +178,9 @@ struct seat {
 	u64 rank; /* how soon its entry may go */
 };
 
+/* As an entry's generation: none, as a generation has 15 bits. */
+#define PERSISTENCE_GONE 0xffffffff
+
 /* One flow's backend and state: the body of a slot. */
 struct connection {
 	u64 word; /* no time in it */

@@ -196,7 +196,7 @@ class Balancer:
             # an edit that brings nothing that the network matters to does without
             self.follow_network(net)
         names = {name: index for index, name in socket.if_nameindex()}
-        host = Host(names, self._cursor, unprivileged_port())
+        host = Host(names, self._cursor, self._cursor_generation, unprivileged_port())
         if self.missing(new):
             self._widen(new, net, host)
         known, book = self.state, self.state.book.copy()
@@ -303,6 +303,9 @@ class Balancer:
         row = self.map("service_configs").look_up(records.number(place.row)) or b""
         layout = self.schema.values["service_configs"]
         return Cursor(layout.number(row, "cursor_position"), layout.number(row, "cursor_weight"))
+
+    def _cursor_generation(self, service: int) -> int:
+        return self.map("service_cursors").read_word(service) >> 48
 
     def follow_network(self, net: Network) -> None:
         """Does refresh_network, unless nothing of that has changed since it last was done."""

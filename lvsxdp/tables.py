@@ -41,11 +41,13 @@ TIMEOUTS = {
 class Host:
     """What the network says that the maps need: indices of interfaces, live cursors.
 
+    `cursor_generation` is of the version of a service id that rr and wrr last chose by, 16 bits;
     `unprivileged_port` is where ports begin that FTP's data may be on.
     """
 
     ifindexes: Mapping[str, int]
     cursor: Callable[[ServicePlace], Cursor]
+    cursor_generation: Callable[[int], int] = lambda _: 0
     unprivileged_port: int = UNPRIVILEGED_PORT
 
 
@@ -229,6 +231,9 @@ class _Change:
         """Free places for a version; what the old one has stays taken until the next change."""
         capacity = self.config.capacity
         generation = self.book.service_generations.get(identity, 0) + 1
+        if generation & 0xFFFF == self.host.cursor_generation(identity):
+            # it may be 65,536 versions old, all without a choice
+            generation += 1
         self.book.service_generations[identity] = generation
         slots = None
         if service.scheduler is Scheduler.SH:
