@@ -242,8 +242,13 @@ class Datapath:
     # -------------------------------------------------------------------------------- reads
 
     def backend_of(self, verdict: Verdict) -> str | None:
-        """The backend that a forwarded frame goes to, by its destination MAC."""
+        """The backend that a forwarded frame goes to, by its destination MAC.
+
+        None where nobody gets it; an ICMP error goes back to the router.
+        """
         if verdict.action not in ("tx", "redirect"):
+            return None
+        if verdict.frame[:6].hex(":") == ROUTER_MAC:
             return None
         macs = {mac: address for address, mac in {**BACKENDS, **NEAR}.items()}
         return macs[verdict.frame[:6].hex(":")]
