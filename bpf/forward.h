@@ -70,7 +70,7 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 		return reason;
 	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
 	/* the lane may have been found by a packet of another interface */
-	packet->action = lane->ifindex == packet->ifindex ? HOOK_TX :
+	packet->action = lane->turning == packet->ifindex ? HOOK_TX :
 							    bpf_redirect(lane->ifindex, 0);
 	return forwarding->reason;
 }

@@ -66,18 +66,25 @@ static __always_inline u64 nexthop_source_mac(struct lane *lane)
 	return *(u16 *)lane->source | (u64) * (u32 *)(lane->source + 2) << 16;
 }
 
+/* Notes where XDP sends. */
+static __always_inline void nexthop_leave_by(struct lane *lane, u32 ifindex)
+{
+	lane->ifindex = ifindex;
+	lane->turning = maps_interface(ifindex)->flags & INTERFACE_NO_TX ? 0 : ifindex;
+}
+
 /* The road by an interface, whose MAC is the lane's; notes where XDP sends, and with which tag. */
 static __always_inline u32 nexthop_road(struct lane *lane, u32 ifindex)
 {
 	struct interface *interface = maps_interface(ifindex);
 
-	lane->ifindex = ifindex;
+	nexthop_leave_by(lane, ifindex);
 	if (interface->flags & INTERFACE_TRANSMIT)
 		return ROAD_XDP;
 	/* another MAC: the control plane has not seen the device that has the index now */
 	if (!interface->lower || interface->mac != nexthop_source_mac(lane))
 		return ROAD_TC;
-	lane->ifindex = interface->lower;
+	nexthop_leave_by(lane, interface->lower);
 	lane->tci = bpf_htons(interface->vlan);
 	return ROAD_TAGGED;
 }

@@ -44,7 +44,9 @@ static __always_inline int refuse_send(struct hook_context *ctx, struct journey 
 	if (!(packet->interface & INTERFACE_TRANSMIT))
 		return hook_hand_over(ctx, &handover) ? REASON_NO_METADATA : REASON_HANDED_OVER;
 	if (!icmp_answer(ctx, packet, reason))
-		packet->action = HOOK_TX;
+		packet->action = packet->interface & INTERFACE_NO_TX ?
+					 bpf_redirect(packet->ifindex, 0) :
+					 HOOK_TX;
 	return reason;
 }
 

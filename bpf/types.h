@@ -131,12 +131,13 @@ enum interface_flag {
 	INTERFACE_TRANSMIT = 2, /* XDP may send out of it */
 	INTERFACE_NO_METADATA = 4, /* its driver cannot carry a handover */
 	INTERFACE_GENERIC = 8, /* XDP is attached in generic mode */
+	INTERFACE_NO_TX = 16, /* XDP_TX is not sure to send by it: redirects are */
 };
 
 enum road {
 	ROAD_NONE = 0,
 	ROAD_TC = 3,
-	ROAD_XDP = 4, /* tx for what came by the lane's interface, redirect for the rest */
+	ROAD_XDP = 4, /* tx for what came by the lane's `turning`, redirect for the rest */
 	ROAD_TAGGED = 5, /* the same with the lane's tag */
 };
 
@@ -414,7 +415,8 @@ struct lane {
 	u64 packets;
 	u64 bytes;
 	__be16 tci; /* of the tag, as on the wire */
-	u16 padding[3];
+	u16 padding;
+	u32 turning; /* the interface whose packets are sent back by XDP_TX, 0: none */
 };
 
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */

@@ -18,6 +18,9 @@ def lower_of(link: Link, links: Mapping[int, Link]) -> Link | None:
 def rows(schema: Schema, links: Iterable[Link], modes: Mapping[int, str]) -> dict[int, bytes]:
     """The row of each interface by its index; `modes` is how those are attached that are.
 
+    veth queues what XDP_TX sends, and where no XDP program is at its far end, which can be in any
+    namespace, nothing tells that end of it (Linux 6.18).
+
     TC sends what leaves by VLAN devices while XDP is attached in generic mode somewhere: there the
     tag by which a packet came may stand beside the frame, out of sight, and would be sent with it.
     """
@@ -32,6 +35,7 @@ def rows(schema: Schema, links: Iterable[Link], modes: Mapping[int, str]) -> dic
             lower=lower.index if lower else 0,
             vlan=(link.vlan or 0) if lower else 0,
             flags=flag["transmit"] * network.can_transmit(link)
+            | flag["no_tx"] * (link.kind == "veth")
             | flag["xdp"] * (mode != "tc")
             | flag["generic"] * (mode == "generic"),
         )
@@ -45,6 +49,12 @@ def sender(schema: Schema, row: bytes, link: Link) -> int:
         return link.index
     is_known = layout.number(row, "mac") == records.mac_word(link.mac)
     return layout.number(row, "lower") if is_known else 0
+
+
+def turns(schema: Schema, row: bytes) -> bool:
+    """XDP_TX is sure to send by the interface that the row is of."""
+    flags = schema.values["interfaces"].number(row, "flags")
+    return not flags & schema.enums["interface_flag"]["no_tx"]
 
 
 def gone(table: bytes, size: int, present: Iterable[int]) -> list[int]:

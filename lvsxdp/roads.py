@@ -50,7 +50,7 @@ class Finder:
         fault = self._fault(link, address)
         if not self._modes or fault:
             return Road(link.name, "tc", fault)
-        name = "tx" if self._sender(link) in self._modes else "redirect"
+        name = "tx" if self._turns(self._sender(link)) else "redirect"
         return Road(link.name, name, self._loss(link))
 
     def _is_local(self, address: Address) -> bool:
@@ -81,6 +81,11 @@ class Finder:
             return 0
         row = table.look_up(records.number(link.index)) or b""
         return interfaces.sender(self._balancer.schema, row, link)
+
+    def _turns(self, ifindex: int) -> bool:
+        """What came by the interface is sent back by XDP_TX."""
+        row = self._balancer.map("interfaces").look_up(records.number(ifindex)) or b""
+        return ifindex in self._modes and interfaces.turns(self._balancer.schema, row)
 
     def _loss(self, link: Link) -> str:
         """Why what XDP sends out of a link is lost, as far as that can be seen from here."""

@@ -174,9 +174,24 @@ class Datapath:
             vlan=vlan,
         )
         rows = interfaces.rows(self.balancer.schema, links.values(), modes)
-        index, table = links[name].index, self.balancer.map("interfaces")
+        with self._row(links[name].index, rows[links[name].index]):
+            yield
+
+    @contextlib.contextmanager
+    def taken_for_nic(self, name: str) -> Iterator[None]:
+        """The interface's row as if it were a real one, which sends back what it got by XDP_TX."""
+        modes = {attached.ifindex: attached.mode for attached in self.balancer.state.attachments}
+        links = {link.name: link for link in self.net.links()}
+        links[name] = dataclasses.replace(links[name], kind="")
+        rows = interfaces.rows(self.balancer.schema, links.values(), modes)
+        with self._row(links[name].index, rows[links[name].index]):
+            yield
+
+    @contextlib.contextmanager
+    def _row(self, index: int, row: bytes) -> Iterator[None]:
+        table = self.balancer.map("interfaces")
         before = table.look_up(records.number(index)) or b""
-        table.update(records.number(index), rows[index])
+        table.update(records.number(index), row)
         try:
             yield
         finally:

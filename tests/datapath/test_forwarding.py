@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
@@ -33,15 +35,17 @@ def test_a_new_connection_goes_to_the_backend_with_new_macs_and_one_hop_less(
     assert datapath.reasons() == {"forwarded": 1}
 
 
+@pytest.mark.parametrize("is_nic", [True, False], ids=["nic", "veth"])
 def test_a_backend_on_the_link_that_the_packet_came_by_is_reached_by_sending_it_back(
-    datapath: Datapath,
+    datapath: Datapath, is_nic: bool
 ) -> None:
     datapath.apply(WEB.replace("10.0.0.11", "172.31.0.11"))
     packet = IP(src="198.51.100.7", dst="192.0.2.10", ttl=64) / TCP(sport=1001, dport=80, flags="S")
-    verdict = datapath.send(to_host(datapath) / packet)
+    with datapath.taken_for_nic("lb0") if is_nic else contextlib.nullcontext():
+        verdict = datapath.send(to_host(datapath) / packet)
     packet.ttl = 63
     expected = Ether(src=datapath.mac["lb0"], dst=NEAR["172.31.0.11"]) / packet
-    assert (verdict.action, verdict.frame) == ("tx", bytes(expected))
+    assert (verdict.action, verdict.frame) == ("tx" if is_nic else "redirect", bytes(expected))
 
 
 def test_what_comes_by_another_interface_than_the_backends_is_not_sent_back(
@@ -50,7 +54,8 @@ def test_what_comes_by_another_interface_than_the_backends_is_not_sent_back(
     datapath.apply(WEB)
     packet = IP(src="198.51.100.7", dst="192.0.2.10") / TCP(sport=1001, dport=80, flags="S")
     ways = ("lb1", "lb0", "lb1")
-    actions = [datapath.send(to_host(datapath, way) / packet, way).action for way in ways]
+    with datapath.taken_for_nic("lb1"):
+        actions = [datapath.send(to_host(datapath, way) / packet, way).action for way in ways]
     assert actions == ["tx", "redirect", "tx"]
 
 

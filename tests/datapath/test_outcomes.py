@@ -74,7 +74,7 @@ def test_ftps_data_is_the_hosts_where_the_ftp_service_has_no_backend(
     datapath: Datapath, persistence: str
 ) -> None:
     datapath.apply(f"services: [{{protocol: tcp, address: {VIP}, port: 21, {persistence}}}]")
-    assert datapath.deliver(tcp(CLIENT, f"{VIP}:21")).action == "tx"
+    assert datapath.deliver(tcp(CLIENT, f"{VIP}:21")).action == "redirect"
     for port in (20, 1024, 50000):
         frame = datapath.to_host(tcp(CLIENT, f"{VIP}:{port}"))
         assert datapath.send(frame) == Verdict("pass", bytes(frame))
@@ -113,5 +113,5 @@ def test_what_is_addressed_to_another_machine_may_bypass_a_mark_without_a_backen
 )
 def test_nothing_else_bypasses(datapath: Datapath, on: int, virtual: str) -> None:
     datapath.apply(bypassing(on))
-    assert datapath.deliver(tcp(CLIENT, virtual)).action == "tx"
+    assert datapath.deliver(tcp(CLIENT, virtual)).action == "redirect"
     assert datapath.reasons() == {"no_backend": 1}

@@ -99,7 +99,7 @@ def test_a_client_without_a_backend_is_told_that_the_port_is_unreachable(
     datapath.apply(services())
     frame = datapath.to_host(packet)
     expected = answer(datapath, frame, error_for(frame))
-    assert datapath.send(frame) == Verdict("tx", expected)
+    assert datapath.send(frame) == Verdict("redirect", expected)
     assert datapath.reasons() == {"no_backend": 1}
     assert datapath.send_tc(frame) == Verdict("redirect", expected)
     assert datapath.reasons() == {"no_backend": 2}
@@ -111,7 +111,7 @@ def test_whatever_the_scheduler_is(datapath: Datapath, scheduler: str) -> None:
     for backends in ("", f"{{address: {A}, weight: 0}}"):
         datapath.apply(services(backends, scheduler=scheduler))
         frame = datapath.to_host(tcp(CLIENT, VIP))
-        assert datapath.send(frame) == Verdict("tx", answer(datapath, frame, UNREACHABLE))
+        assert datapath.send(frame) == Verdict("redirect", answer(datapath, frame, UNREACHABLE))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_answer_has_the_tags_of_the_packet(datapath: Datapath, tags: Any, pa
     datapath.apply(services())
     frame = datapath.to_host(tags / packet)
     expected = answer(datapath, frame, error_for(frame))
-    assert datapath.send(frame) == Verdict("tx", expected)
+    assert datapath.send(frame) == Verdict("redirect", expected)
 
 
 def test_the_padding_of_a_short_frame_is_not_quoted(datapath: Datapath) -> None:
@@ -132,7 +132,7 @@ def test_the_padding_of_a_short_frame_is_not_quoted(datapath: Datapath) -> None:
     frame = datapath.to_host(udp(CLIENT, VIP))
     expected = answer(datapath, frame, UNREACHABLE)
     padded = bytes(frame) + bytes(range(18))
-    assert datapath.send(padded) == Verdict("tx", expected)
+    assert datapath.send(padded) == Verdict("redirect", expected)
     assert datapath.send_tc(padded) == Verdict("redirect", expected)
 
 
@@ -145,7 +145,7 @@ services:
 """)
     for vip in ("192.0.2.10:80", "192.0.2.11:80"):
         frame = datapath.to_host(tcp(CLIENT, vip))
-        assert datapath.send(frame) == Verdict("tx", answer(datapath, frame, UNREACHABLE))
+        assert datapath.send(frame) == Verdict("redirect", answer(datapath, frame, UNREACHABLE))
     assert datapath.persistence() == []
 
 
@@ -170,7 +170,7 @@ def test_a_client_whose_packet_is_at_its_last_hop_is_told_so(
         frame[TCP].flags = flags
         setattr(frame.payload, "ttl" if IP in frame else "hlim", 1)
         expected = answer(datapath, frame, error)
-        assert datapath.send(frame) == Verdict("tx", expected)
+        assert datapath.send(frame) == Verdict("redirect", expected)
         assert [row["state"] for row in datapath.connections()] == states
         assert datapath.send_tc(frame) == Verdict("redirect", expected)
     assert datapath.reasons() == {"ttl_exceeded": 4}
@@ -182,7 +182,7 @@ def test_a_ttl_of_0_is_at_its_last_hop_too(datapath: Datapath) -> None:
     packet.ttl = 0
     frame = datapath.to_host(packet)
     expected = answer(datapath, frame, ICMP(type=11, code=0))
-    assert datapath.send(frame) == Verdict("tx", expected)
+    assert datapath.send(frame) == Verdict("redirect", expected)
 
 
 # --------------------------------------------------------------------------------------- too big
@@ -259,7 +259,7 @@ def test_a_cpu_answers_so_many_at_once_and_so_many_a_second(datapath: Datapath) 
     frame = datapath.to_host(tcp(CLIENT, VIP))
 
     def answered(packets: int) -> int:
-        return sum(datapath.send(frame).action == "tx" for _ in range(packets))
+        return sum(datapath.send(frame).action == "redirect" for _ in range(packets))
 
     # a jiffy may pass between two of them, and then brings more
     hz = datapath.balancer.schema.hz
@@ -290,3 +290,10 @@ def test_the_answer_goes_to_the_sender_of_the_frame(datapath: Datapath) -> None:
     datapath.apply(services())
     verdict = datapath.deliver(tcp(CLIENT, VIP))
     assert Ether(verdict.frame).dst == ROUTER_MAC
+
+
+def test_a_real_interface_sends_the_answer_back_itself(datapath: Datapath) -> None:
+    datapath.apply(services())
+    frame = datapath.to_host(tcp(CLIENT, VIP))
+    with datapath.taken_for_nic("lb0"):
+        assert datapath.send(frame) == Verdict("tx", answer(datapath, frame, UNREACHABLE))

@@ -187,7 +187,7 @@ def test_what_goes_back_out_of_a_veth_without_gro_is_counted(lb: Pair, tmp_path:
     lb.lvsxdp("attach", "p0", "-c", config(SHOP.replace("10.9.9.2", PEER), tmp_path))
     lb.send(7777, COUNT)
     wait_for(lambda: reason(lb, "forwarded") == COUNT)
-    assert [row["road"] for row in lb.read("backend", "list")] == ["tx"]
+    assert [row["road"] for row in lb.read("backend", "list")] == ["redirect"]
     lost = reason(lb, "redirect_failed")
     assert lost > COUNT // 2
     assert lb.read("status")["redirect_failures"] == {"p0": lost}
@@ -248,7 +248,7 @@ def test_backends_are_listed_with_interface_and_road(lb: Pair, tmp_path: Path) -
     rows = lb.read("backend", "list")
     assert [(row["address"], row["interface"], row["road"]) for row in rows] == [
         ("10.9.9.2", "q0", "redirect"),
-        ("192.0.2.2", "p0", "tx"),
+        ("192.0.2.2", "p0", "redirect"),
         ("203.0.113.9", None, None),
     ]
 
