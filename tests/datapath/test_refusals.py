@@ -106,7 +106,7 @@ def test_a_client_without_a_backend_is_told_that_the_port_is_unreachable(
     assert datapath.connections() == []
 
 
-@pytest.mark.parametrize("scheduler", ["rr", "wrr", "wlc", "sh"])
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "wlc", "sh", "lc", "sed", "nq", "fo", "ovf"])
 def test_whatever_the_scheduler_is(datapath: Datapath, scheduler: str) -> None:
     for backends in ("", f"{{address: {A}, weight: 0}}"):
         datapath.apply(services(backends, scheduler=scheduler))
