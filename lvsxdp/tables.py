@@ -145,36 +145,34 @@ class _Change:
     def write_new_backends(
         self, service: Service, identity: int, places: Mapping[str, BackendPlace], kept: set[str]
     ) -> None:
-        """Rows of backends that were not there: counts first, then the row that makes them real.
-
-        One that comes back has its counts still, and is made real by a store of its word.
-        """
+        """Rows of backends that were not there; one that comes back is made real by a store."""
         pack = self.schema.values["backends"].packer("word", "address", "family", "service").pack
         family = records.family_number(service.family)
-        fresh: dict[int, bytes] = {}
-        back: dict[int, bytes] = {}
+        rows: dict[int, bytes] = {}
+        limits: dict[int, bytes] = {}
         for backend in service.backends:
             if (name := str(backend)) in kept:
                 continue
-            place, address = places[name], records.wire_address(backend.address)
-            bare = place.generation << 32
-            word = bare | backend_flags(self.schema, backend)
+            place, limit = places[name], thresholds.word_of(backend)
+            word = place.generation << 32 | backend_flags(self.schema, backend)
             if place.id in self.placing.back:
-                back[place.id] = pack(bare, address, family, identity)
-                self.switch.append(Limit(place.id, thresholds.word_of(backend)))
-                self.switch.append(Store("backends", place.id, word))
-            else:
-                fresh[place.id] = pack(word, address, family, identity)
-        for first, values in _runs(fresh):
+                self.switch += Limit(place.id, limit), Store("backends", place.id, word)
+                word = place.generation << 32
+            elif limit:
+                limits[place.id] = records.word(limit)
+            rows[place.id] = pack(word, records.wire_address(backend.address), family, identity)
+        self.prepare += self._rows_of_backends(rows, limits)
+
+    def _rows_of_backends(
+        self, rows: Mapping[int, bytes], limits: Mapping[int, bytes]
+    ) -> Iterator[Write]:
+        """Counts that begin at 0, unless a backend comes back, and the rows after them."""
+        for first, values in _runs({i: r for i, r in rows.items() if i not in self.placing.back}):
             for table in ("loads", "limits", "nexthop_probes", "lanes"):
-                self.prepare.append(Reset(table, first, len(values)))
-            self.prepare.append(Rows("backends", first, b"".join(values)))
-        for first, values in _runs(back):
-            self.prepare.append(Rows("backends", first, b"".join(values)))
-        limited = [b for b in service.backends if b.upper_threshold]
-        rows = {places[str(b)].id: records.word(thresholds.word_of(b)) for b in limited}
-        for first, values in _runs({i: row for i, row in rows.items() if i in fresh}):
-            self.prepare.append(Rows("limits", first, b"".join(values)))
+                yield Reset(table, first, len(values))
+        for table, written in (("backends", rows), ("limits", limits)):
+            for first, values in _runs(written):
+                yield Rows(table, first, b"".join(values))
 
     def write_thresholds(self, old: Service, new: Service, place: ServicePlace) -> None:
         """Thresholds of backends that stay, where they are not what they were."""

@@ -283,3 +283,22 @@ def test_another_timeout_is_for_new_entries_alone(datapath: Datapath) -> None:
     assert sent(datapath, f"{CLIENT}:1002", "S") == [C]
     assert sent(datapath, f"{CLIENTS[1]}:1001", "S") == [B]
     assert kept(datapath) == [(CLIENT, C, 30), (CLIENTS[1], B, 500)]
+
+
+def test_a_backend_comes_back_with_the_thresholds_that_it_is_given(datapath: Datapath) -> None:
+    def limited(letters: str, upper: int) -> str:
+        return shop(letters, persistence=0).replace(
+            f"{C}, weight: 1", f"{C}, weight: 1, upper_threshold: {upper}"
+        )
+
+    def picks(upper: int, port: int) -> list[str | None]:
+        use(datapath, limited("C", upper))
+        found = [sent(datapath, f"{client}:{port}", "S")[0] for client in CLIENTS[:3]]
+        use(datapath, limited("", 0))
+        return found
+
+    # its two connections stay with it all the while
+    assert picks(2, 1001) == [C, C, None]
+    assert picks(3, 1002) == [C, None, None]
+    assert picks(3, 1003) == [None, None, None]
+    assert picks(0, 1004) == [C, C, C]
