@@ -66,6 +66,10 @@ FLAT_TABLE("array", u32, u64, mark_words, 2 * MARK_WORDS, FLAT_MARK_WORDS)
 FLAT_TABLE("array", u32, struct interface, interfaces, INTERFACE_CAPACITY, FLAT_INTERFACES)
 /* More MACs of this host: upper devices'. */
 TABLE("hash", struct mac_key, u32, local_macs, 1024, 0)
+/* Service id, backend id, and 0 of all services together -> where counters were set to zero. */
+FLAT_TABLE("array", u32, struct zero, service_zeros, SERVICE_CAPACITY, FLAT_SERVICE_ZEROS)
+FLAT_TABLE("array", u32, struct zero, backend_zeros, BACKEND_CAPACITY, FLAT_BACKEND_ZEROS)
+FLAT_TABLE("array", u32, struct zero, total_zero, 1, FLAT_TOTAL_ZERO)
 /* This host's addresses, for where the kernel's FIB will not say. */
 TABLE("hash", struct address_key, u32, local_addresses, 4096, 0)
 

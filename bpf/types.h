@@ -308,6 +308,14 @@ struct counters {
 	u64 padding;
 };
 
+/* Where the counters stood when they were last set to zero: what is shown is what came since. */
+struct zero {
+	u64 connections;
+	u64 packets;
+	u64 bytes;
+	u64 turn; /* how often that was done */
+};
+
 struct interface {
 	u64 mac; /* as the first six bytes of the word */
 	u32 lower; /* of a VLAN device: where XDP sends its frames, 0: nowhere */
@@ -546,6 +554,9 @@ enum flat {
 	FLAT_BUCKET_SUMS4 = 30,
 	FLAT_BUCKET_SUMS6 = 31,
 	FLAT_REDIRECT_FAILURES = 32,
+	FLAT_SERVICE_ZEROS = 33,
+	FLAT_BACKEND_ZEROS = 34,
+	FLAT_TOTAL_ZERO = 35,
 	FLAT_MEMBERS = 40,
 	FLAT_LIMITS = 41,
 	FLAT_REFUSALS = 50,

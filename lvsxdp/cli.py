@@ -366,11 +366,13 @@ def _check_status(ctx: click.Context, options: Options, json: bool) -> None:
 
 
 def _print_status(found: dict[str, Any]) -> None:
-    from lvsxdp import show
+    from lvsxdp import rates, show
 
     click.echo(show.as_table(found["interfaces"], INTERFACE_COLUMNS))
     click.echo()
     click.echo(show.as_table(found["tables"], ("name", "used", "capacity")))
+    click.echo()
+    click.echo(show.as_table([found["total"]], (*rates.COUNTERS, *rates.RATES)))
     click.echo()
     reasons = [{"reason": name, "packets": count} for name, count in found["reasons"].items()]
     click.echo(show.as_table(reasons, ("reason", "packets")))
@@ -403,7 +405,7 @@ def _print_status(found: dict[str, Any]) -> None:
 )
 @pass_options
 def run(options: Options, interval: float, config: Path | None) -> None:
-    """Sweep expired entries and heal counts, in the foreground.
+    """Sweep expired entries, heal counts and estimate rates, in the foreground.
 
     Example: lvsxdp run --interval 5 -c shop.yaml
     """

@@ -87,6 +87,21 @@ force_covering = click.option(
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 
 
+def choose_columns(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Whether a list shows counters or rates alone."""
+    for name, text in (("--rate", "Show rates alone."), ("--stats", "Show counters alone.")):
+        command = click.option(name, is_flag=True, help=text)(command)
+    return command
+
+
+def counters_or_rates(names: tuple[str, ...], stats: bool, rate: bool) -> tuple[str, ...]:
+    """The columns that were asked for, in ipvsadm's order; none where none were."""
+    from lvsxdp import rates
+
+    chosen = (*(rates.COUNTERS if stats else ()), *(rates.RATES if rate else ()))
+    return (*names, *chosen) if chosen else ()
+
+
 def parsed(parser: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """A callback that has one of scalars' parsers read an option: each value of a multiple one."""
 

@@ -49,6 +49,7 @@ from lvsxdp.writes import (
     Store,
     Update,
     Write,
+    Zero,
 )
 
 if TYPE_CHECKING:
@@ -269,6 +270,11 @@ class Balancer:
             return
         if isinstance(write, Evict):
             self.evict(write.service)
+            return
+        if isinstance(write, Zero):
+            from lvsxdp import counting
+
+            counting.note(self, write.table, write.index)
             return
         if isinstance(write, Divide):
             self.divide(write)

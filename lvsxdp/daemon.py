@@ -1,4 +1,4 @@
-"""`lvsxdp run`: sweeps at an interval, in the foreground, until it is told to stop.
+"""`lvsxdp run`: sweeps and estimates rates, in the foreground, until it is told to stop.
 
 Under systemd it says when it is ready, that it is alive, and that it stops (sd_notify).
 """
@@ -18,6 +18,8 @@ from lvsxdp import ageing, forgetting, state
 from lvsxdp.ageing import Sweep
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
+from lvsxdp.estimating import Estimates
+from lvsxdp.rates import INTERVAL
 from lvsxdp.state import Folders
 
 LOCK_WAIT = 10.0
@@ -31,10 +33,12 @@ def run(
     interval: float,
     say: Callable[[str], None],
     reload: Callable[[], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Sweeps every `interval` seconds until SIGTERM or SIGINT; says and retries a failed sweep.
 
-    SIGHUP has it `reload`; what that raises is said, and changes nothing.
+    Every two seconds it estimates rates.  SIGHUP has it `reload`; what that raises is said, and
+    changes nothing.
     """
     woken, wanted = threading.Event(), set[int]()
 
@@ -51,11 +55,11 @@ def run(
         pass
     say(f"event=started interval={interval:g}")
     notify("READY=1")
-    before: Sweep | None = None
-    turns = itertools.cycle(range(WHOLE))
+    sweeping, estimating = Sweeping(where, say), Estimating(where, say, clock)
+    sweep_at = clock() + interval
     while True:
         notify("WATCHDOG=1")
-        woken.wait(interval)
+        woken.wait(max(min(sweep_at, estimating.at) - clock(), 0))
         woken.clear()
         if wanted & STOPPING:
             break
@@ -66,16 +70,61 @@ def run(
             listen()
             say(done)
             continue
-        try:
-            # what one sweep saw wrong the next must see, too
-            whole = next(turns) == 0 or (before is not None and bool(before.drift))
-            before = _sweep_once(where, before, whole, say)
-        except (LvsxdpError, OSError) as err:
-            say(f'event=sweep_failed error="{err}"')
-            # it may have counted a part; nothing is healed by that
-            before = None
+        estimating.go_on()
+        if clock() >= sweep_at:
+            sweeping.go_on()
+            sweep_at = clock() + interval
     notify("STOPPING=1")
     say("event=stopped")
+
+
+class Sweeping:
+    """One sweep after the other."""
+
+    def __init__(self, where: Folders, say: Callable[[str], None]) -> None:
+        """The first sweep is whole."""
+        self._where, self._say = where, say
+        self._before: Sweep | None = None
+        self._turns = itertools.cycle(range(WHOLE))
+
+    def go_on(self) -> None:
+        """Sweeps once; what fails is said."""
+        before = self._before
+        try:
+            # what one sweep saw wrong the next must see, too
+            whole = next(self._turns) == 0 or (before is not None and bool(before.drift))
+            self._before = _sweep_once(self._where, before, whole, self._say)
+        except (LvsxdpError, OSError) as err:
+            self._say(f'event=sweep_failed error="{err}"')
+            # it may have counted a part; nothing is healed by that
+            self._before = None
+
+
+class Estimating:
+    """Rates, from tick to tick; `at` is when the next one is due."""
+
+    def __init__(
+        self, where: Folders, say: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        """The first tick is due at once."""
+        self._estimates = Estimates(where)
+        self._say, self._clock = say, clock
+        self.at = clock()
+        self._has_failed = False
+
+    def go_on(self) -> None:
+        """Estimates by as many intervals as have passed; what fails is said once."""
+        intervals = int((self._clock() - self.at) // INTERVAL) + 1
+        if intervals < 1:
+            return
+        self.at += intervals * INTERVAL
+        try:
+            self._estimates.tick(intervals)
+            self._has_failed = False
+        except (LvsxdpError, OSError) as err:
+            if not self._has_failed:
+                self._say(f'event=rates_unknown error="{err}"')
+            self._has_failed = True
 
 
 def _reloaded(reload: Callable[[], None] | None) -> str:

@@ -280,6 +280,25 @@ def _suffix(service: Service | None) -> str:
     return f"/{mask}" if "01" in bits else f"/{bits.count('1')}"
 
 
+def sums(schema: Schema, table: str, buffer: Any, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """These fields of the rows of a flat table, all CPUs' together."""
+    import numpy as np
+
+    shape = schema.flat[table]
+    every = _slots(buffer, schema.values[table])[: shape.cpus * shape.rows]
+    rows = every.reshape(shape.cpus, shape.rows)
+    return np.stack([rows[name].sum(axis=0).astype("i8") for name in names], axis=1)
+
+
+def changed(before: NDArray[np.int64] | None, now: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The rows that are others than before, by their indices; all that hold anything, at first."""
+    import numpy as np
+
+    differing = now if before is None else now != before
+    places = np.flatnonzero(differing.any(axis=1))
+    return dict(zip(places.tolist(), now[places].tolist(), strict=True))
+
+
 def as_json(columns: tuple[str, ...], rows: Iterator[Row]) -> Iterator[str]:
     """The rows as the lines of one JSON array, an object a line."""
     template = "{" + ", ".join(f'"{name}": %s' for name in columns) + "}"

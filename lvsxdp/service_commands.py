@@ -14,6 +14,8 @@ from lvsxdp.command import (
     Options,
     as_json,
     change,
+    choose_columns,
+    counters_or_rates,
     force_covering,
     opened,
     parsed,
@@ -43,6 +45,8 @@ BACKEND_COLUMNS = (
     "interface",
     "road",
 )
+BACKEND_NAMES = ("service", "address", "port")
+SERVICE_NAMES = ("service", "name")
 
 
 @click.group(cls=Group)
@@ -70,16 +74,17 @@ def mark() -> None:
 
 
 @service.command("list")
+@choose_columns
 @as_json
 @pass_options
-def service_list(options: Options, json: bool) -> None:
+def service_list(options: Options, json: bool, stats: bool, rate: bool) -> None:
     """List services with their counters.
 
-    Example: lvsxdp service list --json
+    Example: lvsxdp service list --rate
     """
     from lvsxdp import views
 
-    columns = (
+    columns = counters_or_rates(SERVICE_NAMES, stats, rate) or (
         "service",
         "name",
         "scheduler",
@@ -206,6 +211,21 @@ def service_delete(options: Options, service_name: str, now: bool) -> None:
         put(balancer, net, changes.remove_service(balancer.state.config, found))
 
 
+@service.command("zero")
+@click.argument("service_name", metavar="[SERVICE]", required=False)
+@pass_options
+def service_zero(options: Options, service_name: str | None) -> None:
+    """Set counters and rates to 0: a service's with its backends', or all and the total.
+
+    Example: lvsxdp service zero mark:1
+    """
+    from lvsxdp import counting
+
+    with opened(options) as (balancer, _):
+        only = service_named(balancer, service_name)[0] if service_name is not None else None
+        counting.zero(balancer, only)
+
+
 @mark.command("list")
 @as_json
 @pass_options
@@ -282,18 +302,22 @@ def mark_delete(options: Options, numbers: tuple[int, ...], force: bool) -> None
 
 @backend.command("list")
 @click.argument("service_name", metavar="[SERVICE]", required=False)
+@choose_columns
 @as_json
 @pass_options
-def backend_list(options: Options, service_name: str | None, json: bool) -> None:
+def backend_list(
+    options: Options, service_name: str | None, json: bool, stats: bool, rate: bool
+) -> None:
     """List the backends of a service, or of all.
 
     Example: lvsxdp backend list mark:1
     """
     from lvsxdp import views
 
+    columns = counters_or_rates(BACKEND_NAMES, stats, rate) or BACKEND_COLUMNS
     with opened(options) as (balancer, net):
         only = service_named(balancer, service_name)[0] if service_name else None
-        print_rows(views.backends(balancer, net, only), BACKEND_COLUMNS, json)
+        print_rows(views.backends(balancer, net, only), columns, json)
 
 
 Edit = Callable[[Service], Service]

@@ -91,8 +91,8 @@ def _range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def service_row(service: Service, counters: Mapping[str, int]) -> Row:
-    """One service with what it counted."""
+def service_row(service: Service, counters: Mapping[str, int | None]) -> Row:
+    """One service with what it counted, and its rates."""
     kept = service.persistence
     return {
         "service": str(service.key),

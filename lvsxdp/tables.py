@@ -24,7 +24,7 @@ from lvsxdp.model import (
 from lvsxdp.placing import Placing
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
-from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store, Update, Write
+from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store, Update, Write, Zero
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
@@ -168,7 +168,7 @@ class _Change:
     ) -> Iterator[Write]:
         """Counts that begin at 0, unless a backend comes back, and the rows after them."""
         for first, values in _runs({i: r for i, r in rows.items() if i not in self.placing.back}):
-            for table in ("loads", "limits", "nexthop_probes", "lanes"):
+            for table in ("loads", "limits", "nexthop_probes", "lanes", "backend_zeros"):
                 yield Reset(table, first, len(values))
         for table, written in (("backends", rows), ("limits", limits)):
             for first, values in _runs(written):
@@ -253,11 +253,15 @@ def _add_service(change: _Change, service: Service) -> None:
     identity, evicts = change.placing.service(str(service.key))
     if evicts:
         change.prepare.append(Evict(identity))
+    if identity in change.book.service_generations:
+        change.prepare.append(Zero("service_zeros", identity))
     members = scheduling.members_of(service.backends)
     backends = change.placing.backends(service, None)
+    # what comes back to a service that is new has counted nothing for it
+    returned = (b.id for b in backends.values() if b.id in change.placing.back)
+    change.prepare += [Zero("backend_zeros", identity) for identity in returned]
     place = change.new_version(service, identity, backends, len(members))
     change.book.services[str(service.key)] = place
-    change.prepare.append(Reset("service_counters", identity, 1))
     change.write_new_backends(service, identity, backends, set())
     cursor = scheduling.next_cursor(service.scheduler, (), members, Cursor())
     change.write_version(service, place, members, cursor)

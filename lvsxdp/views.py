@@ -6,11 +6,25 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import entries, linking, model, names, network, roads, show, thresholds, watching
+from lvsxdp import (
+    counting,
+    entries,
+    estimating,
+    linking,
+    model,
+    names,
+    network,
+    rates,
+    roads,
+    show,
+    thresholds,
+    watching,
+)
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
 from lvsxdp.network import Network
+from lvsxdp.rates import Rates
 from lvsxdp.show import Names, Row
 
 CONNECTIONS = ("connections4", "connections6")
@@ -60,24 +74,31 @@ def _reference(balancer: Balancer, service: Service, backend: Backend) -> int:
 
 
 def services(balancer: Balancer) -> list[Row]:
-    """Every service with its counters."""
-    return [service(balancer, found) for found in balancer.state.config.services]
+    """Every service with its counters and rates."""
+    known = estimating.read(balancer.where)
+    return [_service_row(balancer, found, known) for found in balancer.state.config.services]
 
 
 def service(balancer: Balancer, found: Service) -> Row:
-    """One service with its counters."""
+    """One service with its counters and rates."""
+    return _service_row(balancer, found, estimating.read(balancer.where))
+
+
+def _service_row(balancer: Balancer, found: Service, known: Rates) -> Row:
     place = balancer.state.book.services[str(found.key)]
-    return show.service_row(found, balancer.total("service_counters", place.id))
+    seen = counting.of_service(balancer, place.id)
+    rate = known.of(rates.of_service(place.id), seen.identity)
+    return show.service_row(found, rates.row(seen.counts, rate))
 
 
 def backends(balancer: Balancer, net: Network, only: Service | None = None) -> list[Row]:
     """Every backend of one service or of all: state, load, counters, interface out and road."""
     bound = Counter((service, backend) for service, _, backend, *_ in persistence(balancer))
-    finder = roads.Finder(balancer, net)
+    finder, known = roads.Finder(balancer, net), estimating.read(balancer.where)
     rows = []
     for service in [only] if only else balancer.state.config.services:
         for backend in service.backends:
-            row = _backend_row(balancer, service, backend)
+            row = _backend_row(balancer, service, backend, known)
             row["persistent"] = bound[str(service), str(backend)]
             road = finder.road(backend.address)
             row["interface"], row["road"] = road.interface, road.name
@@ -85,11 +106,11 @@ def backends(balancer: Balancer, net: Network, only: Service | None = None) -> l
     return rows
 
 
-def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
+def _backend_row(balancer: Balancer, service: Service, backend: Backend, known: Rates) -> Row:
     place = balancer.state.book.services[str(service.key)].backends[str(backend)]
     load = balancer.total("loads", place.id)
-    lane = balancer.total("lanes", place.id)
-    counters = {name: lane[name] for name in ("connections", "packets", "bytes")}
+    seen = counting.of_backend(balancer, place)
+    rate = known.of(rates.of_backend(place.id), seen.identity)
     port = backend.port or getattr(service.key, "port", 0) or None
     return {
         "service": str(service),
@@ -103,7 +124,7 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend) -> Row:
         "active": load["active"],
         "inactive": max(load["total"] - load["active"], 0),
         "persistent": 0,
-        **counters,
+        **rates.row(seen.counts, rate),
         "interface": None,
         "road": None,
     }
@@ -151,6 +172,7 @@ def status(balancer: Balancer, net: Network) -> Row:
         "interfaces": interface_rows(balancer, net),
         "services": len(balancer.state.config.services),
         "last_sweep": _last_sweep(balancer),
+        "total": _total(balancer),
         "tables": tables,
         "reasons": balancer.reasons(),
         "redirect_failures": watching.losses(balancer, links),
@@ -162,6 +184,13 @@ def status(balancer: Balancer, net: Network) -> Row:
             *watching.warnings(balancer, links),
         ],
     }
+
+
+def _total(balancer: Balancer) -> Row:
+    """What all services have counted together, those that are gone among them, and its rates."""
+    seen = counting.of_all(balancer)
+    rate = estimating.read(balancer.where).of(rates.TOTAL, seen.identity)
+    return dict(rates.row(seen.counts, rate))
 
 
 def _full_tables(tables: list[Row]) -> list[str]:

@@ -103,14 +103,37 @@ class Reset:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Zero:
+    """Have what a service's or backend's id has counted shown from 0 on; the counters go on.
+
+    `table` is the one that holds where they stand then.
+    """
+
+    table: str
+    index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Grace:
     """Wait until no program runs that may have read what the switch replaced."""
 
 
 Write = (
-    Update | Rows | Delete | Store | Raise | Fill | Block | Limit | Evict | Divide | Reset | Grace
+    Update
+    | Rows
+    | Delete
+    | Store
+    | Raise
+    | Fill
+    | Block
+    | Limit
+    | Evict
+    | Divide
+    | Reset
+    | Zero
+    | Grace
 )
-KINDS = (Update, Rows, Delete, Store, Raise, Fill, Block, Limit, Evict, Divide, Reset, Grace)
+KINDS = (Update, Rows, Delete, Store, Raise, Fill, Block, Limit, Evict, Divide, Reset, Zero, Grace)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ PURE = [
     "thresholds",
     *("rule_index", "mark_words", "pieces", "stored", "dumping", "placing"),
     *("covering", "driver_refusals", "filter_rules"),
-    *("show", "entries", "snapshot", "changes", "features", "json_schema"),
+    *("show", "entries", "rates", "snapshot", "changes", "features", "json_schema"),
 ]
 ACTING = {
     "bytecode",
@@ -42,6 +42,8 @@ ACTING = {
     "recovery",
     "ageing",
     "forgetting",
+    "counting",
+    "estimating",
     "views",
     *("roads", "watching", "kernel_types", "device", "listening", "netfilter"),
     *("cli", "command", "entry_commands", "service_commands", "backend_options"),

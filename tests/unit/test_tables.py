@@ -51,6 +51,7 @@ from lvsxdp.writes import (
     Store,
     Update,
     Write,
+    Zero,
 )
 from tests.said import (
     View,
@@ -74,7 +75,7 @@ Written = dict[str, dict[bytes, bytes]]
 
 def perform(maps: Written, write: Write) -> None:
     """What Balancer._perform does, on dictionaries."""
-    if isinstance(write, Grace | Evict | Divide):
+    if isinstance(write, Grace | Evict | Zero | Divide):
         return
     if isinstance(write, Limit):
         store(maps, "limits", write.backend, write.thresholds)
@@ -116,7 +117,7 @@ def store(maps: Written, table: str, index: int, value: int) -> None:
 
 def table_of(write: Write) -> str | None:
     """The map that a write is to, None for the others."""
-    return None if isinstance(write, Grace | Evict | Divide | Limit) else write.table
+    return None if isinstance(write, Grace | Evict | Zero | Divide | Limit) else write.table
 
 
 # ---- driving it ----
@@ -499,7 +500,7 @@ def test_a_weight_alone_touches_neither_filter_nor_rules_nor_settings_nor_times(
         *("members", "service_configs", "service_switches", "switches")
     }
     assert [w for w in writes if table_of(w) == "switches"] == [w for w in writes if is_epoch(w)]
-    assert not [write for write in writes if isinstance(write, Evict | Divide)]
+    assert not [write for write in writes if isinstance(write, Evict | Zero | Divide)]
 
 
 def test_a_setting_alone_is_one_store() -> None:
