@@ -1,10 +1,33 @@
-"""In CI (CI is set), a test that did not run is a failure."""
+"""All tests: one that did not run is a failure in CI, and some run beside no others."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test that is marked `alone` while the processes that share the tests wait."""
+    with _turn(fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _turn(kind: int) -> Iterator[None]:
+    """A process's turn; none begins while another waits to be alone.  Any two files will do."""
+    with HERE.open() as turn:
+        with HERE.with_name("marked.py").open() as begin:
+            fcntl.flock(begin, fcntl.LOCK_EX)
+            fcntl.flock(turn, kind)
+        yield
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -19,6 +19,7 @@ from lvsxdp.maps import Map
 from tests.datapath.conftest import running
 from tests.datapath.harness import BACKENDS, Datapath, tcp, udp
 
+pytestmark = pytest.mark.alone
 HERE = Path(__file__).parent
 A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
 CHANGES = 1000

@@ -17,6 +17,7 @@ from lvsxdp import ageing, bytecode, compiler, entries, maps, records
 from tests.datapath.conftest import running
 from tests.datapath.harness import Datapath
 
+pytestmark = pytest.mark.alone
 A, B, C = "10.0.0.11", "10.0.0.12", "10.0.0.13"
 VIP = "192.0.2.10"
 TURNS = 40

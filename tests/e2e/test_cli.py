@@ -489,7 +489,7 @@ def used(lb: Pair, table: str) -> int:
 def test_the_daemon_sweeps_what_has_expired_says_so_and_stops_on_sigterm(
     lb: Pair, tmp_path: Path
 ) -> None:
-    strict = SHOP.replace("timeout: 300,", "timeout: 1, expiry: strict,")
+    strict = SHOP.replace("timeout: 300,", "timeout: 3, expiry: strict,")
     lb.lvsxdp("apply", config(strict, tmp_path, "strict.yaml"))
     lb.send(5001)
     assert used(lb, "persistence4") == 1

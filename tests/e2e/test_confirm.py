@@ -19,7 +19,8 @@ services:
      backends: [{address: 192.0.2.2}]}
 """
 WIDER = SHOP + "  - {name: more, protocol: udp, address: 192.0.2.1, port: 7778}\n"
-SECONDS = 3
+# long enough for some commands of a machine that does other things, too
+SECONDS = 6
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_an_attach_that_is_not_confirmed_leaves_nothing(lb: Pair, tmp_path: Path
 
 
 def test_an_attach_that_is_confirmed_stays(lb: Pair, tmp_path: Path) -> None:
-    lb.lvsxdp("attach", "p0", "-c", config(SHOP, tmp_path), "--confirm", SECONDS)
+    lb.lvsxdp("attach", "p0", "-c", config(SHOP, tmp_path), "--confirm", 60)
     assert len(watchers(lb)) == 1
     assert lb.lvsxdp("confirm").stdout == "confirmed\n"
     # the one that waited has nothing more to do

@@ -288,8 +288,8 @@ def step(lb: Pair, verb: str, folder: Path, *more: str, text: str) -> str:
 def everything(lb: Pair) -> dict[str, object]:
     """All that a failed command must leave: links, filters, pins, files, configuration."""
     status = lb.read("status")
-    # what the peer sends by itself is counted, too
-    del status["reasons"]
+    # what the peer sends by itself is counted, too; other namespaces come and go
+    del status["reasons"], status["stale"]
     return {"status": status, "save": lb.lvsxdp("save").stdout, **lb.picture()}
 
 

@@ -20,6 +20,7 @@ from bench.live import Ends, Flows
 from lvsxdp import bytecode, compiler, records
 from tests.e2e.pair import PROGRAM
 
+pytestmark = pytest.mark.alone
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PLAIN, PERSISTENT = live.VIPS
