@@ -39,6 +39,16 @@ def lb(attached: Pair, tmp_path: Path) -> Pair:
     return attached
 
 
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pair, str]]:
+    """A balancer that no test changes, and its configuration."""
+    with pair() as made:
+        made.lvsxdp(
+            "attach", "p0", "-c", config(SHOP, tmp_path_factory.mktemp("settled")), "--set-sysctl"
+        )
+        yield made, saved(made)
+
+
 def saved(lb: Pair) -> str:
     return lb.lvsxdp("save").stdout
 
@@ -72,9 +82,8 @@ def test_a_service_is_added_edited_shown_and_deleted(lb: Pair) -> None:
         "persistence": 60,
         "netmask": "255.255.255.0",
         "expiry": "strict",
-        "connections": 0,
-        "packets": 0,
-        "bytes": 0,
+        **dict.fromkeys(("connections", "packets", "bytes", "out_packets", "out_bytes"), 0),
+        **dict.fromkeys(("cps", "in_pps", "out_pps", "in_bps", "out_bps")),
     }
     lb.send(5003)
     (entry,) = lb.read("persistence", "list")
@@ -214,9 +223,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_change_is_refused_for(lb: Pair, case: str) -> None:
+def test_a_change_is_refused_for(settled: tuple[Pair, str], case: str) -> None:
     argv, code, told = REFUSALS[case]
-    before = saved(lb)
+    lb, before = settled
     refused = lb.refused(*argv)
     assert (refused[0], told in refused[1]) == (code, True), refused
     assert saved(lb) == before
