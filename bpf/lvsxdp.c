@@ -176,7 +176,7 @@ int refuse_packet(struct hook_context *ctx)
 static __always_inline int schedule_exit(struct hook_context *ctx, struct journey *journey,
 					 int reason, u32 scheduler)
 {
-	if (STOP_AFTER == STAGE_SCHEDULED)
+	if (STOP_AFTER == STAGE_SCHEDULED && reason != SCHEDULE_AGAIN)
 		return HOOK_PASS;
 	if (reason == REASON_OK && journey->persistent)
 		programs.call(ctx, PROGRAM_BIND);
