@@ -24,6 +24,7 @@ NANOSECONDS = ("min", "median", "net", "target", "stretch")
 COLUMNS = {
     "packet": NANOSECONDS,
     "marks": (*NANOSECONDS, "beyond"),
+    "schedulers": ("backends", *NANOSECONDS, "connection"),
     "control": ("unit", "min", "median", "max", "target"),
     "stages": ("net", "step"),
     "throughput": ("min", "median", "max", "ns_above_generator"),
