@@ -87,13 +87,13 @@ static __always_inline bool connection_tell(bool ipv6, struct account *account, 
 	return true;
 }
 
-/* The word after this packet. */
-static __always_inline u64 connection_next(struct packet *packet, u64 word)
+/* The word after a packet, by what that makes of every state. */
+static __always_inline u64 connection_next(u64 row, u64 word)
 {
-	u32 state = state_next(word_state(word), packet);
+	u32 state = state_follow(row, word_state(word));
 	u64 flags = word_flags(word);
 
-	if (state == STATE_ESTABLISHED || state == STATE_UDP)
+	if (state_is_answered(state))
 		flags |= SLOT_CONFIRMED;
 	return word_make(0, state, flags, word);
 }
@@ -113,7 +113,9 @@ static __always_inline bool connection_is_steady(struct packet *packet, u64 word
 {
 	if (word_state(word) == STATE_ESTABLISHED)
 		return (packet->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
-	return word_state(word) == STATE_UDP && word_flags(word) & SLOT_CONFIRMED;
+	if (word_state(word) == STATE_UDP)
+		return word_flags(word) & SLOT_CONFIRMED;
+	return word_state(word) == STATE_SCTP_ESTABLISHED && packet->flags == PACKET_SCTP_DATA;
 }
 
 /* There is nothing to tell the connection's persistence entry yet, or it has none. */
@@ -142,11 +144,11 @@ static __always_inline bool connection_keep(struct packet *packet, struct connec
 static __always_inline u64 connection_step(struct packet *packet, struct connection *connection,
 					   struct account *account)
 {
-	u64 after;
+	u64 row = state_row_of(packet), after;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WORD_ATTEMPTS; i++) {
-		after = connection_next(packet, account->word);
+		after = connection_next(row, account->word);
 		clock_let_others();
 		if (after == account->word) {
 			if (READ_ONCE(connection->word) == after)
@@ -212,15 +214,15 @@ static __always_inline bool connection_remove(bool ipv6, struct connection *conn
 }
 
 /*
- * IPVS's rules for a SYN that finds a connection (conn_reuse_mode); and a drained backend gets no
- * new connection under the name of an old one either.
+ * IPVS's rules for a SYN or INIT that finds a connection (conn_reuse_mode); and a drained backend
+ * gets no new connection under the name of an old one either.
  */
 static __always_inline bool connection_is_reused(struct packet *packet, u64 word, u64 backend_word,
 						 u64 settings)
 {
 	u32 state = word_state(word);
 
-	if (packet_protocol(packet) != IPPROTO_TCP || !(packet->flags & TCP_SYN))
+	if (!(packet->flags & TCP_SYN))
 		return false;
 	if (settings & SETTING_EXPIRE_NODEST_CONN && backend_word & BACKEND_QUIESCED)
 		return true;
@@ -228,7 +230,7 @@ static __always_inline bool connection_is_reused(struct packet *packet, u64 word
 		return true;
 	if (word_flags(word) & SLOT_CONTROLLED)
 		return false;
-	if (state == STATE_TIME_WAIT || state == STATE_CLOSE)
+	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
 		return settings & (SETTING_REUSE_CLOSED | SETTING_REUSE_FIN_WAIT);
 	return state == STATE_FIN_WAIT && settings & SETTING_REUSE_FIN_WAIT;
 }

@@ -14,10 +14,12 @@
 #include "word.h"
 #include "hook.h"
 #include "hash.h"
+#include "sctp.h"
 #include "packet.h"
 #include "journey.h"
 #include "maps.h"
 #include "clock.h"
+#include "transitions.h"
 #include "state.h"
 #include "limit.h"
 #include "backend.h"
@@ -69,6 +71,21 @@ int reap(struct xdp_md *ctx)
 		reap_slot(TABLE_PERSISTENCE4, item, now);
 	else
 		reap_slot(TABLE_PERSISTENCE6, item, now);
+	return XDP_PASS;
+}
+
+/* Tells what an event makes of a state: by the tables that packets meet. */
+int transition(struct xdp_md *ctx)
+{
+	struct transition_item *item = (void *)(long)ctx->data;
+	u32 next;
+
+	if ((void *)(item + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	next = state_next(item->view, item->protocol, item->state, item->event, item->secure);
+	item->next = next;
+	item->timeout = state_timeout(next);
+	item->active = state_is_active(next);
 	return XDP_PASS;
 }
 

@@ -212,11 +212,19 @@ static __always_inline u64 mark_fitting(struct journey *journey, u32 part, u64 b
 	return word;
 }
 
+/* Where the header names the rules that a protocol fits. */
+static __always_inline u32 mark_protocol(u8 protocol)
+{
+	if (protocol == IPPROTO_TCP)
+		return MARK_HEADER_TCP;
+	return protocol == IPPROTO_UDP ? MARK_HEADER_UDP : MARK_HEADER_SCTP;
+}
+
 /* Leaves what of each dimension fits the packet, and which words that leaves to look at. */
 static __always_inline void mark_ask(struct hook_context *ctx, struct journey *journey, u64 base)
 {
 	u64 *header = mark_header(base)->word;
-	bool tcp = packet_protocol(&journey->packet) == IPPROTO_TCP;
+	u32 protocol = mark_protocol(packet_protocol(&journey->packet));
 	struct mark_fit *fit;
 
 	WRITE_ONCE(journey->fit_count, 0);
@@ -229,7 +237,7 @@ static __always_inline void mark_ask(struct hook_context *ctx, struct journey *j
 		fit->wide = base + header[MARK_HEADER_WIDE + d];
 		WRITE_ONCE(journey->fit_count, READ_ONCE(journey->fit_count) + 1);
 	}
-	journey->fitting = base + header[tcp ? MARK_HEADER_TCP : MARK_HEADER_UDP];
+	journey->fitting = base + header[protocol];
 #pragma nounroll
 	for (u32 part = 0; part < 4; part++)
 		journey->live[part] =

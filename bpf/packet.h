@@ -9,6 +9,13 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+/*
+ * A packet's flags: TCP's.  Of SCTP an event, what it is there for TCP_SYN and TCP_RST mean with
+ * TCP: that it opens a connection, and that it cannot.
+ */
+#define PACKET_EVENT_SHIFT 8
+#define PACKET_SCTP_DATA (EVENT_DATA << PACKET_EVENT_SHIFT)
+
 struct vlan_tag {
 	__be16 tci;
 	__be16 type;
@@ -31,7 +38,7 @@ struct packet {
 	u32 vlan; /* the outermost tag + 1, 0: none */
 	u32 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
 	u32 interface; /* flags of the interface that it came by */
-	u32 flags; /* TCP's */
+	u32 flags; /* TCP's, and what stands for them */
 	u32 ttl;
 	u32 action; /* what forwarding decided on */
 	u32 mtu; /* of the road, where the packet is too big for it */
@@ -123,6 +130,45 @@ static __always_inline int packet_parse_ethernet(struct hook_context *ctx, struc
 	return REASON_OK;
 }
 
+/* An ABORT follows the chunk, in the same packet. */
+static __always_inline bool packet_sctp_aborts(struct sctp_chunk *chunk, void *end)
+{
+	u64 length = bpf_ntohs(chunk->length);
+
+	if (length < sizeof(*chunk) || length > SCTP_MOST_BYTES)
+		return false;
+	/* verifier, where the compiler knows the bound and does not mask: "outside of the packet" */
+	asm volatile("" : "+r"(length));
+	chunk = (void *)chunk + (length + 3 & SCTP_CHUNK_MASK);
+	return (void *)(chunk + 1) <= end && chunk->type == SCTP_ABORT;
+}
+
+/* Reads an SCTP header and its first chunk: what an association's state goes by. */
+static __always_inline int packet_parse_sctp(struct packet *packet, void *transport, void *end,
+					     u64 *ports)
+{
+	struct sctp_chunk *chunk = transport + SCTP_HEADER;
+	u64 event, flags = 0;
+
+	if ((void *)(chunk + 1) > end)
+		return REASON_MALFORMED;
+	*ports = *(u32 *)transport | (u64)IPPROTO_SCTP << 32;
+	event = sctp_event(chunk->type);
+	if (event == EVENT_INIT)
+		flags = TCP_SYN;
+	else if (event == EVENT_ABORT)
+		flags = TCP_RST;
+	else if ((event == EVENT_COOKIE_ECHO || event == EVENT_COOKIE_ACK) &&
+		 packet_sctp_aborts(chunk, end))
+		event = EVENT_ABORT;
+	flags |= event << PACKET_EVENT_SHIFT;
+	/* verifier, where it knows them: "BPF program is too large", a search for each event */
+	asm volatile("%0 += %1\n%0 -= %1" : "+r"(flags) : "r"(*ports));
+	packet->flags = flags;
+	packet->headers += SCTP_HEADER;
+	return REASON_OK;
+}
+
 /* Reads TCP's flags and how long the header at `transport` is, and leaves the ports in `ports`. */
 static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
 						  u8 protocol, u64 *ports)
@@ -142,11 +188,19 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 		*ports = *(u32 *)transport | (u64)IPPROTO_TCP << 32;
 		return REASON_OK;
 	}
+	if (protocol == IPPROTO_SCTP)
+		return packet_parse_sctp(packet, transport, end, ports);
 	if ((void *)(udp + 1) > end)
 		return REASON_MALFORMED;
 	packet->headers += sizeof(*udp);
 	*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
 	return REASON_OK;
+}
+
+/* A protocol that is balanced. */
+static __always_inline bool packet_is_known(u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
 /* Tells whether the frame holds the `bytes` that its IP header promises. */
@@ -172,7 +226,7 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 		return REASON_MALFORMED;
 	if (!packet_is_complete(ctx, packet))
 		return REASON_MALFORMED;
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+	if (!packet_is_known(ip->protocol))
 		return REASON_OTHER_PROTOCOL;
 	if (ip->frag_off & IPV4_FRAGMENT)
 		return REASON_FRAGMENT;
@@ -223,7 +277,7 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 	reason = packet_walk_extensions(ip, end, &protocol, &offset);
 	if (reason)
 		return reason;
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (!packet_is_known(protocol))
 		return REASON_OTHER_PROTOCOL;
 	packet->headers = offset;
 	packet->ttl = ip->hop_limit;

@@ -1,28 +1,37 @@
-/* TCP states as IPVS's half-open view has them, and how long each lasts. */
+/* A connection's state: what a packet makes of it, how long it lasts, what it counts as. */
 
-/* IPVS's input-only table: a row an event, four bits a present state, from NONE to SYNACK. */
-#define STATE_ROW(no, es, ss, sr, fw, tw, cl, cw, la, li, sa)                                      \
-	((u64)(no) | (u64)(es) << 4 | (u64)(ss) << 8 | (u64)(sr) << 12 | (u64)(fw) << 16 |         \
-	 (u64)(tw) << 20 | (u64)(cl) << 24 | (u64)(cw) << 28 | (u64)(la) << 32 | (u64)(li) << 36 | \
-	 (u64)(sa) << 40)
-#define STATES_SYN STATE_ROW(3, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3)
-#define STATES_FIN STATE_ROW(6, 4, 2, 5, 4, 5, 6, 7, 8, 9, 5)
-#define STATES_ACK STATE_ROW(1, 1, 2, 1, 4, 5, 6, 7, 6, 9, 1)
-#define STATES_RST STATE_ROW(6, 6, 6, 3, 6, 6, 6, 6, 8, 9, 6)
-
-/* States that count as active, and those that hold a persistence entry for long. */
-#define STATES_ACTIVE \
-	(1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_SYN_RECV | 1 << STATE_SYNACK)
-#define STATES_LASTING (STATES_ACTIVE | 1 << STATE_UDP)
+/* A state's bit in the sets below: SCTP's after all others. */
+#define STATE_BIT(state) (1U << (((state)&15) + ((state) >> 2 & 16)))
+/* States that count as active, those that hold a persistence entry for long, */
+#define STATES_ACTIVE                                                                           \
+	(STATE_BIT(STATE_ESTABLISHED) | STATE_BIT(STATE_SYN_SENT) | STATE_BIT(STATE_SYN_RECV) | \
+	 STATE_BIT(STATE_SYNACK) | STATE_BIT(STATE_SCTP_ESTABLISHED))
+#define STATES_LASTING (STATES_ACTIVE | STATE_BIT(STATE_UDP))
+/* those that a client reaches only by its answer, and those in which it has said that it is over. */
+#define STATES_ANSWERED \
+	(STATE_BIT(STATE_ESTABLISHED) | STATE_BIT(STATE_UDP) | STATE_BIT(STATE_SCTP_ESTABLISHED))
+#define STATES_OVER                                                                             \
+	(STATE_BIT(STATE_CLOSE) | STATE_BIT(STATE_TIME_WAIT) | STATE_BIT(STATE_SCTP_REJECTED) | \
+	 STATE_BIT(STATE_SCTP_CLOSED))
 
 static __always_inline bool state_is_active(u32 state)
 {
-	return STATES_ACTIVE >> (state & 15) & 1;
+	return STATES_ACTIVE & STATE_BIT(state);
 }
 
 static __always_inline bool state_is_lasting(u32 state)
 {
-	return STATES_LASTING >> (state & 15) & 1;
+	return STATES_LASTING & STATE_BIT(state);
+}
+
+static __always_inline bool state_is_answered(u32 state)
+{
+	return STATES_ANSWERED & STATE_BIT(state);
+}
+
+static __always_inline bool state_is_over(u32 state)
+{
+	return STATES_OVER & STATE_BIT(state);
 }
 
 /* Jiffies that the state lasts without a packet. */
@@ -31,27 +40,53 @@ static __always_inline u32 state_timeout(u32 state)
 	return *ROW(timeouts, state);
 }
 
-/* RST counts before SYN, SYN before FIN, FIN before ACK; none of them closes. */
-static __always_inline u32 state_next(u32 state, struct packet *packet)
+/* RST counts before SYN, SYN before FIN, FIN before ACK. */
+static __always_inline u32 state_event(struct packet *packet)
 {
-	u64 row;
-
-	if (packet_protocol(packet) == IPPROTO_UDP)
-		return STATE_UDP;
+	if (packet_protocol(packet) == IPPROTO_SCTP)
+		return packet->flags >> PACKET_EVENT_SHIFT;
 	if (packet->flags & TCP_RST)
-		row = STATES_RST;
-	else if (packet->flags & TCP_SYN)
-		row = STATES_SYN;
-	else if (packet->flags & TCP_FIN)
-		row = STATES_FIN;
-	else if (packet->flags & TCP_ACK)
-		row = STATES_ACK;
-	else
-		return STATE_CLOSE;
-	return row >> (state & 15) * 4 & 15;
+		return EVENT_RST;
+	if (packet->flags & TCP_SYN)
+		return EVENT_SYN;
+	if (packet->flags & TCP_FIN)
+		return EVENT_FIN;
+	return packet->flags & TCP_ACK ? EVENT_ACK : EVENT_NO_FLAGS;
 }
 
+/* What an event makes of every state: a row of transitions.h. */
+static __always_inline u64 state_row(u32 view, u8 protocol, u32 event, bool secure)
+{
+	if (protocol == IPPROTO_UDP)
+		return SAME_ROW(STATE_UDP);
+	if (protocol == IPPROTO_SCTP)
+		return transition_sctp(view, event);
+	return transition_tcp(view, event, secure);
+}
+
+/* What a row makes of one state. */
+static __always_inline u32 state_follow(u64 row, u32 state)
+{
+	return (row >> (state & 15) * 4 & 15) | (state & STATE_SCTP);
+}
+
+static __always_inline u32 state_next(u32 view, u8 protocol, u32 state, u32 event, bool secure)
+{
+	return state_follow(state_row(view, protocol, event, secure), state);
+}
+
+/* What a client's packet makes of every state, where no answer is seen. */
+static __always_inline u64 state_row_of(struct packet *packet)
+{
+	bool secure = *ROW(switches, SWITCH_SETTINGS) & SETTING_SECURE_TCP;
+
+	return state_row(VIEW_INPUT_ONLY, packet_protocol(packet), state_event(packet), secure);
+}
+
+/* The state of a connection that begins with this packet. */
 static __always_inline u32 state_first(struct packet *packet)
 {
-	return state_next(STATE_NONE, packet);
+	u32 none = packet_protocol(packet) == IPPROTO_SCTP ? STATE_SCTP_NONE : STATE_NONE;
+
+	return state_follow(state_row_of(packet), none);
 }

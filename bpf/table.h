@@ -127,8 +127,8 @@ static __always_inline u64 table_rank(u32 table, struct slot *slot, u64 word, u6
 	end = table_end(table, slot, word);
 	if (now >= end + CLAIM_DELAY)
 		return 0;
-	if (word_flags(word) & SLOT_CONFIRMED && word_state(word) != STATE_CLOSE &&
-	    word_state(word) != STATE_TIME_WAIT)
+	if (word_flags(word) & SLOT_CONFIRMED &&
+	    (table_holds_persistence(table) || !state_is_over(word_state(word))))
 		return RANK_STAYS;
 	return end;
 }
@@ -179,7 +179,7 @@ static __always_inline u64 table_victim_rank(u32 table, struct slot *slot, u64 w
 			return RANK_STAYS;
 		return word_expires(word);
 	}
-	if (confirmed && word_state(word) != STATE_CLOSE && word_state(word) != STATE_TIME_WAIT)
+	if (confirmed && !state_is_over(word_state(word)))
 		return RANK_STAYS;
 	return connection->seen;
 }

@@ -58,7 +58,10 @@ enum program {
 	PROGRAM_MAX = 32,
 };
 
-/* IPVS's TCP states and numbers, then what else a slot of a table can be. */
+/*
+ * A connection's states: TCP's with IPVS's numbers, UDP's, SCTP's with STATE_SCTP and IPVS's numbers;
+ * then what else a slot of a table can be.  Four bits and the one of STATE_SCTP: word.h.
+ */
 enum state {
 	STATE_NONE = 0,
 	STATE_ESTABLISHED = 1,
@@ -73,16 +76,56 @@ enum state {
 	STATE_SYNACK = 10,
 	STATE_UDP = 11,
 	STATE_BOUND = 12, /* a persistence entry */
-	STATE_BUSY = 14, /* a CPU fills it */
-	STATE_DEAD = 15, /* its entry was removed; later slots of the bucket may be in use */
-	STATE_MAX = 16,
+	STATE_SCTP_NONE = 64,
+	STATE_SCTP_INIT1 = 65,
+	STATE_SCTP_INIT = 66,
+	STATE_SCTP_C_SENT = 67,
+	STATE_SCTP_C_REPLIED = 68,
+	STATE_SCTP_C_WAIT = 69,
+	STATE_SCTP_COOKIE = 70,
+	STATE_SCTP_C_ECHOED = 71,
+	STATE_SCTP_ESTABLISHED = 72,
+	STATE_SCTP_S_SENT = 73,
+	STATE_SCTP_S_RECEIVED = 74,
+	STATE_SCTP_S_ACK_SENT = 75,
+	STATE_SCTP_REJECTED = 76,
+	STATE_SCTP_CLOSED = 77,
+	STATE_BUSY = 78, /* a CPU fills it */
+	STATE_DEAD = 79, /* its entry was removed; later slots of the bucket may be in use */
+	STATE_MAX = 128,
+};
+
+/* What a packet says of its connection's state. */
+enum event {
+	EVENT_SYN = 0,
+	EVENT_FIN = 1,
+	EVENT_ACK = 2,
+	EVENT_RST = 3,
+	EVENT_NO_FLAGS = 4, /* TCP without any of these */
+	EVENT_DATA = 5, /* of SCTP, by the first chunk: DATA, SACK, HEARTBEAT and whatever else */
+	EVENT_INIT = 6,
+	EVENT_INIT_ACK = 7,
+	EVENT_COOKIE_ECHO = 8,
+	EVENT_COOKIE_ACK = 9,
+	EVENT_SHUTDOWN = 10,
+	EVENT_SHUTDOWN_ACK = 11,
+	EVENT_SHUTDOWN_COMPLETE = 12,
+	EVENT_ERROR = 13,
+	EVENT_ABORT = 14,
+};
+
+/* Whose packet it is, and whether the other side's are seen, too: transitions.h. */
+enum view {
+	VIEW_INPUT = 0,
+	VIEW_OUTPUT = 1,
+	VIEW_INPUT_ONLY = 2,
 };
 
 /* In the word of a slot. */
 enum slot_flag {
 	SLOT_CONFIRMED = 1, /* the client has answered: no flood takes its place */
 	SLOT_CONTROLLED = 2, /* a connection of a persistent service */
-	SLOT_STRICT = 4, /* a persistence entry that ends at its time */
+	SLOT_STRICT = 4, /* a persistence entry that ends at its time; else the state is SCTP's */
 	SLOT_REARMED = 8, /* a persistence entry whose timer was armed for 60 s again */
 };
 
@@ -104,6 +147,9 @@ enum setting {
 	SETTING_ANY_PORT_SERVICE = 16, /* some service takes any port */
 	SETTING_REUSE_CLOSED = 32, /* bits 1 and 2 of conn_reuse_mode */
 	SETTING_REUSE_FIN_WAIT = 64,
+	SETTING_SLOPPY_TCP = 128,
+	SETTING_SLOPPY_SCTP = 256,
+	SETTING_SECURE_TCP = 512,
 	SETTING_CACHE_BYPASS = 65536,
 	SETTING_IPV4_SERVICE = 131072, /* some service is of this family */
 	SETTING_IPV6_SERVICE = 262144,
@@ -354,6 +400,7 @@ enum mark_header {
 	MARK_HEADER_TCP = 16, /* wide sets: the rules that this protocol fits */
 	MARK_HEADER_UDP = 17,
 	MARK_HEADER_WIDE = 18, /* and those that do not look at a dimension: one place for each */
+	MARK_HEADER_SCTP = 24, /* as of TCP and UDP */
 	MARK_HEADER_WORDS = 32,
 };
 
@@ -469,6 +516,18 @@ struct reap_item {
 	u32 force; /* 0: only where it has expired */
 	u32 removed; /* the answer */
 	u32 padding;
+};
+
+/* What becomes of a state, as the control plane asks the programs. */
+struct transition_item {
+	u32 protocol; /* as in the IP header */
+	u32 view;
+	u32 secure; /* secure_tcp is on */
+	u32 state;
+	u32 event;
+	u32 next; /* the answer: the state, */
+	u32 timeout; /* how many jiffies it lasts without a packet, */
+	u32 active; /* and whether it counts as active */
 };
 
 enum pin {

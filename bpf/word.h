@@ -3,7 +3,7 @@
  * change is one compare-and-exchange.  0 is a slot that nothing uses and that ends a search.
  *
  *   bits  0 to 43  a persistence entry's: expires, in jiffies
- *        44 to 47  state
+ *        44 to 47  state, and of a connection bit 50, which is set in SCTP's
  *        48 to 51  flags
  *        52 to 63  generation: one more for each entry that the slot has held
  */
@@ -12,6 +12,9 @@
 #define WORD_GENERATION_SHIFT 52
 #define WORD_GENERATION (1ULL << WORD_GENERATION_SHIFT)
 #define WORD_GENERATION_MASK (~(WORD_GENERATION - 1))
+
+/* Of a state: it is one of SCTP's. */
+#define STATE_SCTP 64
 
 #define READ_ONCE(place) (*(volatile typeof(place) *)&(place))
 #define WRITE_ONCE(place, value) (*(volatile typeof(place) *)&(place) = (value))
@@ -29,7 +32,7 @@ static __always_inline u64 word_expires(u64 word)
 
 static __always_inline u32 word_state(u64 word)
 {
-	return word >> WORD_EXPIRES_BITS & 15;
+	return word >> WORD_EXPIRES_BITS & (STATE_SCTP | 15);
 }
 
 static __always_inline u64 word_flags(u64 word)

@@ -25,6 +25,7 @@ CHUNK = 1 << 16
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 0: "ip"}
 # the parts of a slot's word: bpf/word.h
 EXPIRES_BITS = 44
+STATES = 0x4F
 GENERATION_SHIFT = 52
 COUNT_MASK = (1 << 24) - 1
 CONNECTION = (
@@ -77,7 +78,7 @@ def _slots(buffer: Any, layout: Layout) -> Slots:
 
 
 def _state(words: Any) -> Any:
-    return words >> EXPIRES_BITS & 15
+    return words >> EXPIRES_BITS & STATES
 
 
 def _used(words: Any, schema: Schema) -> Any:
@@ -181,7 +182,7 @@ def _left(schema: Schema, table: str, part: Slots, now: int) -> Any:
     import numpy as np
 
     if not table.startswith("persistence"):
-        times = np.zeros(16, dtype="i8")
+        times = np.zeros(STATES + 1, dtype="i8")
         for state, jiffies in tables.timeouts(schema).items():
             times[state] = jiffies
         return part["seen"].astype("i8") + times[_state(part["word"])] - now
@@ -230,11 +231,18 @@ def _connections(counts: Any) -> Any:
     return found
 
 
+def state_name(name: str) -> str:
+    """A state as IPVS calls it."""
+    if name.startswith("sctp_"):
+        return name.removeprefix("sctp_").upper().replace("_", "-")
+    return name.upper()
+
+
 def connections(
     schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
 ) -> Iterator[Row]:
     """One row of CONNECTION a live connection; expires_in in seconds."""
-    states = {number: name.upper() for name, number in schema.enums["state"].items()}
+    states = {number: state_name(name) for name, number in schema.enums["state"].items()}
     for _, every in chunks(schema, table, buffer, wanted):
         left = _left(schema, table, every, now)
         part, left = every[left > 0], left[left > 0]

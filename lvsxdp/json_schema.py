@@ -141,7 +141,7 @@ def _service() -> Schema:
             "family": _about("Of a mark service; by default its backends'.", _choice(Family)),
             "protocol": _about(
                 "With address and port, in place of a mark.",
-                {"enum": [str(Protocol.TCP), str(Protocol.UDP)]},
+                _choice(Protocol),
             ),
             "address": _about("The address that clients reach.", HOST),
             "port": _about(

@@ -52,7 +52,7 @@ UNFINISHED = "_new"
 HOOKS = {"xdp": maps.ProgramType.XDP, "tc": maps.ProgramType.SCHED_CLS}
 # Programs that the control plane runs by itself.
 CONTROL = (
-    *("read_clock", "reap", "heal", "limit_backend", "pin_client"),
+    *("read_clock", "reap", "heal", "limit_backend", "pin_client", "transition"),
     *(f"sweep_{table}" for table in TABLES),
 )
 # What the programs of one version hand over to each other: never another version's.

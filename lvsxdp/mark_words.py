@@ -22,8 +22,6 @@ SUMMARY_WORDS = 4
 ALIGNMENT = 8
 WORD = 2**64 - 1
 PORTS = 65536
-# Protocols that the data plane knows.
-WIRE_PROTOCOLS = (Protocol.TCP, Protocol.UDP)
 Key = tuple[int, int, int]
 
 
@@ -74,11 +72,10 @@ class _Builder:
         self.record(0)
         header = self.ordered(table) if table.ordered else {}
         for exact, verdict in table.exact.items():
-            if exact.protocol in WIRE_PROTOCOLS:
-                search = self.enums["mark_search"][f"exact{exact.address.version}"]
-                port = int.from_bytes(records.wire_port(exact.port), "little")
-                low = exact.protocol.number << 16 | port
-                self.slots[*_halves(exact.address.packed), search << 32 | low] = _word(verdict)
+            search = self.enums["mark_search"][f"exact{exact.address.version}"]
+            port = int.from_bytes(records.wire_port(exact.port), "little")
+            low = exact.protocol.number << 16 | port
+            self.slots[*_halves(exact.address.packed), search << 32 | low] = _word(verdict)
         header["table"], header["slot_mask"] = self.place_slots()
         dimensions = {f"wide_{n}": number for n, number in self.enums["mark_dimension"].items()}
         for name, value in header.items():
@@ -107,7 +104,7 @@ class _Builder:
             "used": sum(1 << numbers[name] for name in used),
             **self.searches_of(index),
         }
-        for protocol in WIRE_PROTOCOLS:
+        for protocol in Protocol:
             header[protocol.value] = self.wide(index.protocols.around(protocol), index.count)
         for name, rules in used.items():
             header[f"wide_{name}"] = self.wide(rules, index.count)

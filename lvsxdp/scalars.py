@@ -201,18 +201,12 @@ parse_forward = functools.partial(
     parse_choice, what="a forwarding method", choices=Forward, later=_FORWARD_LATER
 )
 parse_protocol = functools.partial(parse_choice, what="a protocol", choices=Protocol)
+parse_service_protocol = functools.partial(
+    parse_choice, what="a service's protocol", choices=Protocol
+)
 parse_family = functools.partial(parse_choice, what="a family", choices=Family)
 parse_expiry = functools.partial(parse_choice, what="an expiry", choices=Expiry)
 parse_features = functools.partial(parse_choice, what="a choice of features", choices=Features)
-
-
-def parse_service_protocol(text: str) -> Protocol:
-    """The protocol of an address service."""
-    if text == Protocol.SCTP:
-        raise ConfigError('"sctp" is not available in this version for a service (tcp, udp)')
-    if text not in list(Protocol):
-        raise ConfigError(f"{quote(text)} is not a service's protocol (tcp, udp)")
-    return Protocol(text)
 
 
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")

@@ -29,11 +29,15 @@ from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store,
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
 
-# Seconds, by state: IPVS's table of TCP timeouts, and UDP's.
+# Seconds, by state: IPVS's tables of timeouts.
 TIMEOUTS = {
     **{"none": 2, "established": 900, "syn_sent": 120, "syn_recv": 60, "fin_wait": 120},
     **{"time_wait": 120, "close": 10, "close_wait": 60, "last_ack": 30, "listen": 120},
     **{"synack": 120, "udp": 300},
+    **{"sctp_none": 2, "sctp_init1": 4, "sctp_init": 61, "sctp_c_sent": 61, "sctp_c_replied": 61},
+    **{"sctp_c_wait": 61, "sctp_cookie": 61, "sctp_c_echoed": 61, "sctp_established": 900},
+    **{"sctp_s_sent": 61, "sctp_s_received": 61, "sctp_s_ack_sent": 61, "sctp_rejected": 4},
+    **{"sctp_closed": 61},
 }
 
 

@@ -11,7 +11,6 @@ from lvsxdp.marks import Packet
 from lvsxdp.model import Address, MarkRule, Network, Ports, Protocol
 
 MACS = tuple(f"02:00:00:00:00:{n:02x}" for n in range(8))
-WIRE = (Protocol.TCP, Protocol.UDP)
 ROOTS = {
     4: [ipaddress.ip_network(f"{n}.0.0.0/8") for n in (10, 20, 30)],
     6: [ipaddress.ip_network(f"2001:db8:{n}::/48") for n in (1, 2, 3)],
@@ -92,7 +91,7 @@ def packet(dice: random.Random, drawn: tuple[MarkRule, ...]) -> Packet:
     stretch = dice.choice(met.ports or (Ports(0, 65535),))
     port = dice.choice((stretch.first, stretch.last, stretch.first - 1, stretch.last + 1))
     return Packet(
-        protocol=dice.choice([p for p in met.protocols if p in WIRE] or WIRE),
+        protocol=dice.choice(met.protocols or tuple(Protocol)),
         source=address(met.sources),
         destination=address(met.addresses),
         port=min(max(port, 0), 65535),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 from lvsxdp import mark_words, records
 from lvsxdp.marks import Packet
-from lvsxdp.model import Protocol
 from lvsxdp.schema import Schema
 
 LIMIT = 100
@@ -95,8 +94,6 @@ class Reader:
             "vlan": ("vlan", 0 if packet.vlan is None else packet.vlan + 1),
             "source_mac": ("source_mac", records.mac_word(packet.source_mac)),
         }
-        if packet.protocol is Protocol.SCTP:
-            return 0
         fitting = self.wide(self.header(packet.protocol.value))
         for name, number in self.schema.enums["mark_dimension"].items():
             if name == "max" or not self.header("used") >> number & 1:

@@ -14,6 +14,7 @@ from typing import Any
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 
 from lvsxdp import config, entries, interfaces, maps, network, records, views
 from lvsxdp.controller import Balancer
@@ -95,6 +96,14 @@ def _layers(transport: type[Any], client: str, virtual: str, fields: dict[str, A
 def tcp(client: str, virtual: str, flags: str = "S") -> Any:
     """A TCP packet from a client to a VIP."""
     return _layers(TCP, client, virtual, {"flags": flags})
+
+
+def sctp(client: str, virtual: str, *chunks: Any) -> Any:
+    """An SCTP packet of these chunks from a client to a VIP."""
+    packet = _layers(SCTP, client, virtual, {})
+    for chunk in chunks:
+        packet /= chunk
+    return packet
 
 
 def udp(client: str, virtual: str) -> Any:
@@ -255,6 +264,22 @@ class Datapath:
         return data[metadata:], handover
 
     # -------------------------------------------------------------------------------- reads
+
+    def transition(
+        self, protocol: int, view: str, state: str, event: str, *, secure: bool = False
+    ) -> tuple[str, int, bool]:
+        """What an event makes of a state: the next one, its seconds, whether that is active."""
+        enums = self.balancer.schema.enums
+        asked = (protocol, enums["view"][view], secure, enums["state"][state])
+        packet = struct.pack("<5I", *asked, enums["event"][event]).ljust(64, b"\0")
+        descriptor = self.balancer.program("transition")
+        try:
+            run = maps.run_program(descriptor, packet)
+        finally:
+            os.close(descriptor)
+        following, jiffies, active = struct.unpack_from("<3I", run.data, 20)
+        names = {number: name for name, number in enums["state"].items()}
+        return names[following], jiffies // self.balancer.schema.hz, bool(active)
 
     def backend_of(self, verdict: Verdict) -> str | None:
         """The backend that a forwarded frame goes to, by its destination MAC.

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.sctp import SCTPChunkInit
 
 from lvsxdp import config, maps, marks
 from lvsxdp.model import Config, MarkRule, Ports, Protocol
 from tests import drawn_rules
-from tests.datapath.harness import ROUTER_MAC, Datapath, tcp, udp
+from tests.datapath.harness import ROUTER_MAC, Datapath, sctp, tcp, udp
 
 # TC_ACT_UNSPEC: on to the next filter, and the host.
 TC_PASS = 2**32 - 1
@@ -91,11 +92,13 @@ def packets(draw: st.DrawFn) -> marks.Packet:
 
 def frame_of(datapath: Datapath, packet: marks.Packet) -> Any:
     """The frame that a packet is on the wire."""
-    make = tcp if packet.protocol is Protocol.TCP else udp
     tag = Ether(src=packet.source_mac, dst=datapath.mac[packet.interface])
     if packet.vlan is not None:
         tag /= Dot1Q(vlan=packet.vlan)
-    return tag / make(f"[{packet.source}]:1001", f"[{packet.destination}]:{packet.port}")
+    ends = f"[{packet.source}]:1001", f"[{packet.destination}]:{packet.port}"
+    if packet.protocol is Protocol.SCTP:
+        return tag / sctp(*ends, SCTPChunkInit())
+    return tag / (tcp if packet.protocol is Protocol.TCP else udp)(*ends)
 
 
 def mark_seen(datapath: Datapath, packet: marks.Packet) -> int | None:

@@ -107,7 +107,7 @@ def services(draw: st.DrawFn) -> Service:
     family = draw(st.sampled_from(Family))
     address_keys = st.builds(
         AddressKey,
-        st.sampled_from([Protocol.TCP, Protocol.UDP]),
+        st.sampled_from(Protocol),
         HOSTS[family],
         st.integers(0, 65535),
     )

@@ -455,10 +455,8 @@ FAULTS = {
     service("protocol: tcp, address: 192.0.2.1"): "f:1: services[0]:"
     " an address service needs port too; every port is port: any",
     service("port: 80"): "f:1: services[0]: an address service needs protocol and address too",
-    service("protocol: sctp, address: 192.0.2.1, port: 80"): "f:1: services[0].protocol:"
-    ' "sctp" is not available in this version for a service (tcp, udp)',
     service("protocol: icmp, address: 192.0.2.1, port: 80"): "f:1: services[0].protocol:"
-    ' "icmp" is not a service\'s protocol (tcp, udp)',
+    ' "icmp" is not a service\'s protocol (tcp, udp, sctp)',
     service("protocol: tcp, address: 192.0.2.1, port: http"): "f:1: services[0].port:"
     ' "http" is not a port (1 to 65535, or any)',
     service("protocol: tcp, address: 192.0.2.1, port: any"): "f:1: services[0].port:"
@@ -894,11 +892,6 @@ FORMS = "mark:80, mark6:80, tcp:192.0.2.10:80, udp:[2001:db8::1]:53, tcp:192.0.2
         (
             "tcp:[192.0.2.10]:80",
             '"tcp:[192.0.2.10]:80": only IPv6 addresses stand in brackets: 192.0.2.10',
-        ),
-        (
-            "sctp:192.0.2.10:80",
-            '"sctp:192.0.2.10:80": "sctp" is not available in this version for a service'
-            " (tcp, udp)",
         ),
     ],
 )

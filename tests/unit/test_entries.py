@@ -105,14 +105,15 @@ def test_a_connection_is_a_row() -> None:
 
 
 def test_a_words_generation_and_flags_are_no_part_of_a_connections_state() -> None:
-    slot = connection(state="time_wait", generation=4095, flags=15)
+    # the third flag is a bit of the state: SCTP's
+    slot = connection(state="time_wait", generation=4095, flags=11)
     assert connection_row(slot) == ROW | {"state": "TIME_WAIT"}
 
 
 @pytest.mark.parametrize("state", tables.TIMEOUTS)
 def test_a_connection_lives_for_its_states_time_after_its_last_packet(state: str) -> None:
     row = connection_row(connection(0, state, seen=NOW, generation=1))
-    assert (row["state"], row["expires_in"]) == (state.upper(), tables.TIMEOUTS[state])
+    assert (row["state"], row["expires_in"]) == (entries.state_name(state), tables.TIMEOUTS[state])
 
 
 def test_what_was_removed_from_the_configuration_has_no_name() -> None:

@@ -476,7 +476,7 @@ def test_the_first_change_writes_everything_that_a_packet_needs_even_of_the_defa
 
 
 def test_a_connections_times_are_those_of_ipvs() -> None:
-    """Linux, net/netfilter/ipvs: ip_vs_proto_tcp.c, tcp_timeouts; ip_vs_proto_udp.c."""
+    """Linux, net/netfilter/ipvs: the tables of timeouts in ip_vs_proto_*.c."""
     machine = Machine()
     machine.become(Config(capacity=CAPACITY))
     states, layout = SCHEMA.enums["state"], SCHEMA.values["timeouts"]
@@ -488,8 +488,12 @@ def test_a_connections_times_are_those_of_ipvs() -> None:
         **{"none": 2, "established": 15 * 60, "syn_sent": 2 * 60, "syn_recv": 60},
         **{"fin_wait": 2 * 60, "time_wait": 2 * 60, "close": 10, "close_wait": 60},
         **{"last_ack": 30, "listen": 2 * 60, "synack": 2 * 60, "udp": 5 * 60},
+        **{"sctp_none": 2, "sctp_init1": 4, "sctp_init": 61, "sctp_c_sent": 61},
+        **{"sctp_c_replied": 61, "sctp_c_wait": 61, "sctp_cookie": 61, "sctp_c_echoed": 61},
+        **{"sctp_established": 15 * 60, "sctp_s_sent": 61, "sctp_s_received": 61},
+        **{"sctp_s_ack_sent": 61, "sctp_rejected": 4, "sctp_closed": 61},
     }
-    assert max(rows) < states["bound"]
+    assert not {states["bound"], states["busy"], states["dead"]} & set(rows)
 
 
 def test_a_weight_alone_touches_neither_filter_nor_rules_nor_settings_nor_times() -> None:
