@@ -243,6 +243,10 @@ static __always_inline void connection_fill(u32 table, struct journey *journey, 
 	u32 state = state_first(&journey->packet);
 	u64 flags = journey->controlled ? SLOT_CONTROLLED : 0;
 
+	/* opened sloppily: no later packet would confirm it */
+	if (state == STATE_ESTABLISHED || state == STATE_SCTP_ESTABLISHED)
+		flags |= SLOT_CONFIRMED;
+
 	table_write_key(table, slot, journey->packet.key);
 	connection->backend = journey->backend;
 	connection->persistence = journey->persistence;

@@ -1,5 +1,18 @@
 /* A new connection, as far as its backend: what it is, whether it may be, who chooses. */
 
+/* The packet may open a connection though it opens none by itself: the service is sloppy. */
+static __always_inline bool new_is_let(struct journey *journey)
+{
+	struct service_config *config = ROW(service_configs, journey->config);
+	u32 protocol = packet_protocol(&journey->packet);
+
+	if (journey->packet.flags & TCP_RST)
+		return false;
+	if (protocol == IPPROTO_SCTP)
+		return journey->settings & SETTING_SLOPPY_SCTP;
+	return journey->settings & SETTING_SLOPPY_TCP || config->flags & SERVICE_SLOPPY_TCP;
+}
+
 /* Why the packet may open nothing, whatever it has a connection or not. */
 static __always_inline int new_admit(struct hook_context *ctx, struct journey *journey)
 {
@@ -8,7 +21,7 @@ static __always_inline int new_admit(struct hook_context *ctx, struct journey *j
 
 	if (reason || STOP_AFTER == STAGE_CLASSIFIED)
 		return reason ? reason : REASON_NO_SERVICE;
-	if (!packet_is_opening(packet))
+	if (!packet_is_opening(packet) && !new_is_let(journey))
 		return REASON_NOT_OPENING;
 	if (packet_client_port(packet) == FTP_DATA_PORT)
 		return REASON_SOURCE_PORT_20;

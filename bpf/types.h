@@ -164,6 +164,8 @@ enum service_flag {
 	SERVICE_SH_PORT = 32,
 	SERVICE_SH_FALLBACK = 64,
 	SERVICE_BY_COUNTS = 4096, /* the choice goes by what backends carry */
+	SERVICE_SLOPPY_TCP = 65536, /* as SETTING_SLOPPY_TCP, for this one */
+	SERVICE_ONE_PACKET = 131072, /* UDP packets are scheduled one by one */
 };
 
 enum backend_flag {

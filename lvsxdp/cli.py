@@ -26,6 +26,7 @@ from lvsxdp.entry_commands import connection, persistence
 from lvsxdp.errors import NotFoundError
 from lvsxdp.model import Config, Service
 from lvsxdp.service_commands import backend, mark, service
+from lvsxdp.settings_commands import settings
 
 if TYPE_CHECKING:
     from lvsxdp.applying import How
@@ -423,7 +424,7 @@ def run(options: Options, interval: float, config: Path | None) -> None:
     daemon.run(controller.here(), interval, say, reload if config else None)
 
 
-for noun in (service, backend, mark, persistence, connection):
+for noun in (service, backend, mark, persistence, connection, settings):
     main.add_command(noun)
 
 

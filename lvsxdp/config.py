@@ -46,6 +46,7 @@ from lvsxdp.model import (
 )
 from lvsxdp.names import find_backend, find_service, parse_backend_name, parse_service_key
 from lvsxdp.scalars import full_netmask, parse_netmask, parse_weight
+from lvsxdp.setting import BY_NAME, SETTINGS
 
 __all__ = [
     "MAX_CAPACITY",
@@ -146,21 +147,20 @@ def _read_draft(
 
 
 def _read_settings(item: Item | None) -> Settings:
-    default = Settings()
-    fields = item and fields_of(item, tuple(f.name for f in dataclasses.fields(Settings)))
+    fields = item and fields_of(item, tuple(BY_NAME))
     if not fields:
-        return default
-    mode = value_of(fields, "conn_reuse_mode", _parse_reuse_mode, default.conn_reuse_mode, NUMBER)
-    named = ("expire_nodest_conn", "expire_quiescent_template", "require_local", "cache_bypass")
-    switches = {
-        key: value_of(fields, key, scalars.parse_switch, getattr(default, key), SWITCH)
-        for key in named
+        return Settings()
+    values: dict[str, Any] = {
+        setting.name: value_of(
+            fields,
+            setting.name,
+            setting.parse,
+            setting.default,
+            SWITCH if setting.numbers is None else NUMBER,
+        )
+        for setting in SETTINGS
     }
-    return Settings(conn_reuse_mode=mode, **switches)
-
-
-def _parse_reuse_mode(text: str) -> int:
-    return scalars.parse_whole(text, "a connection reuse mode", 0, 3)
+    return Settings(**values)
 
 
 def _read_capacity(item: Item | None) -> Capacity:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lvsxdp import tables
-from lvsxdp.model import Address, Network, Service
+from lvsxdp.model import Address, Network, Service, Settings
 from lvsxdp.records import Layout
 from lvsxdp.schema import Schema
 from lvsxdp.show import Names
@@ -154,19 +154,22 @@ def _netmask(service: Service | None) -> Address | None:
     return service.persistence.netmask if service and service.persistence else None
 
 
-def count(schema: Schema, table: str, buffer: Any, now: int) -> int:
-    """How many live entries a table holds."""
+def count(schema: Schema, settings: Settings, table: str, buffer: Any, now: int) -> int:
+    """How many live entries a table holds, under the timeouts of these settings."""
     found = 0
     for _, part in chunks(schema, table, buffer):
-        found += int((_left(schema, table, part, now) > 0).sum())
+        found += int((_left(schema, settings, table, part, now) > 0).sum())
     return found
 
 
-def referred(schema: Schema, table: str, buffer: Any, now: int, wanted: Wanted) -> set[int]:
+def referred(
+    schema: Schema, settings: Settings, table: str, buffer: Any, now: int, wanted: Wanted
+) -> set[int]:
     """The backends (generation << 32 | id) to which live ones of the wanted entries go."""
     found = set[int]()
     for _, part in chunks(schema, table, buffer, wanted):
-        found.update(part["backend"][_left(schema, table, part, now) > 0].tolist())
+        alive = _left(schema, settings, table, part, now) > 0
+        found.update(part["backend"][alive].tolist())
     return found
 
 
@@ -177,13 +180,13 @@ def places(schema: Schema, table: str, buffer: Any, wanted: Wanted) -> Iterator[
         yield from zip(where.tolist(), generations.tolist(), strict=True)
 
 
-def _left(schema: Schema, table: str, part: Slots, now: int) -> Any:
+def _left(schema: Schema, settings: Settings, table: str, part: Slots, now: int) -> Any:
     """Jiffies until each entry's timer ends: IPVS re-arms persistence entries for 60 s."""
     import numpy as np
 
     if not table.startswith("persistence"):
         times = np.zeros(STATES + 1, dtype="i8")
-        for state, jiffies in tables.timeouts(schema).items():
+        for state, jiffies in tables.timeouts(schema, settings).items():
             times[state] = jiffies
         return part["seen"].astype("i8") + times[_state(part["word"])] - now
     expires = (part["word"] & ((1 << EXPIRES_BITS) - 1)).astype("i8")
@@ -244,7 +247,7 @@ def connections(
     """One row of CONNECTION a live connection; expires_in in seconds."""
     states = {number: state_name(name) for name, number in schema.enums["state"].items()}
     for _, every in chunks(schema, table, buffer, wanted):
-        left = _left(schema, table, every, now)
+        left = _left(schema, names.settings, table, every, now)
         part, left = every[left > 0], left[left > 0]
         yield from zip(
             _named(part["service"], names.service),
@@ -265,7 +268,7 @@ def persistence(
     """One row of PERSISTENCE a live persistence entry."""
     masks = _netmasks(names, wanted.client.version) if wanted.client is not None else None
     for _, every in chunks(schema, table, buffer, wanted, masks):
-        left = _left(schema, table, every, now)
+        left = _left(schema, names.settings, table, every, now)
         part, left = every[left > 0], left[left > 0]
         suffixes = _named(part["service"], lambda number: _suffix(names.services.get(number)))
         clients = zip(_texts(part["client"]), suffixes, strict=True)

@@ -14,10 +14,10 @@ def look(balancer: Balancer, book: Book) -> bool:
         return False
     now = balancer.clock()
     wanted = Wanted(backends=frozenset(gone.reference for _, _, gone in book.parted()))
-    referred = set[int]()
+    referred, settings = set[int](), balancer.state.config.settings
     for table in TABLES:
         memory = balancer.map(table).memory()
-        referred |= entries.referred(balancer.schema, table, memory, now, wanted)
+        referred |= entries.referred(balancer.schema, settings, table, memory, now, wanted)
     return book.forget_idle(referred, now // balancer.schema.hz)
 
 

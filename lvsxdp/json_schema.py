@@ -22,6 +22,7 @@ from lvsxdp.model import (
     SchedulerFlag,
 )
 from lvsxdp.scalars import MAX_INTERFACE, MAX_PORT, MAX_VLAN
+from lvsxdp.setting import SETTINGS, Setting
 
 Schema = dict[str, Any]
 
@@ -206,12 +207,15 @@ def _backend() -> Schema:
 
 
 def _settings() -> Schema:
-    switches = {
-        "expire_nodest_conn": "Connections to a removed backend are reset or move (default).",
-        "expire_quiescent_template": "Clients of a backend of weight 0 go elsewhere.",
-        "require_local": "Only addresses that this host has now are balanced (default).",
-        "cache_bypass": "What a mark service has no backend for goes where it is addressed to.",
-    }
-    fields = {name: _about(text, SWITCH) for name, text in switches.items()}
-    mode = _about("0 to 3, as in IPVS; 1 by default.", _whole(0, 3))
-    return _mapping({**fields, "conn_reuse_mode": mode})
+    return _mapping({setting.name: _setting(setting) for setting in SETTINGS})
+
+
+def _setting(setting: Setting) -> Schema:
+    default = str(setting.default).lower()
+    if setting.numbers is None:
+        values = SWITCH
+    elif setting.name == "secure_tcp":
+        values = {"enum": [0, 3, "0", "3"]}
+    else:
+        values = _whole(*setting.numbers)
+    return _about(f"{setting.about} By default {default}.", values)

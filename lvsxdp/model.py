@@ -228,6 +228,12 @@ class Settings:
     conn_reuse_mode: int = 1
     require_local: bool = True
     cache_bypass: bool = False
+    sloppy_tcp: bool = False
+    sloppy_sctp: bool = False
+    secure_tcp: int = 0
+    timeout_tcp: int = 900  # seconds, as the two that follow
+    timeout_tcpfin: int = 120
+    timeout_udp: int = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Names:
 
     def __init__(self, state: State) -> None:
         """Indexes the state's services and backends by id."""
+        self.settings = state.config.settings
         self.services: dict[int, Service] = {}
         self._backends: dict[tuple[int, int], str] = {}
         for service in state.config.services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lvsxdp import changes, filtering, marking, records, scheduling, sharing, thresholds
+from lvsxdp import changes, filtering, marking, records, scheduling, setting, sharing, thresholds
 from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
@@ -28,17 +28,6 @@ from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store,
 
 SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
-
-# Seconds, by state: IPVS's tables of timeouts.
-TIMEOUTS = {
-    **{"none": 2, "established": 900, "syn_sent": 120, "syn_recv": 60, "fin_wait": 120},
-    **{"time_wait": 120, "close": 10, "close_wait": 60, "last_ack": 30, "listen": 120},
-    **{"synack": 120, "udp": 300},
-    **{"sctp_none": 2, "sctp_init1": 4, "sctp_init": 61, "sctp_c_sent": 61, "sctp_c_replied": 61},
-    **{"sctp_c_wait": 61, "sctp_cookie": 61, "sctp_c_echoed": 61, "sctp_established": 900},
-    **{"sctp_s_sent": 61, "sctp_s_received": 61, "sctp_s_ack_sent": 61, "sctp_rejected": 4},
-    **{"sctp_closed": 61},
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -316,6 +305,9 @@ def settings_word(schema: Schema, settings: Settings, services: Iterable[Service
     word |= bit["cache_bypass"] * settings.cache_bypass
     word |= bit["reuse_closed"] * bool(settings.conn_reuse_mode & 1)
     word |= bit["reuse_fin_wait"] * bool(settings.conn_reuse_mode & 2)
+    word |= bit["sloppy_tcp"] * settings.sloppy_tcp
+    word |= bit["sloppy_sctp"] * settings.sloppy_sctp
+    word |= bit["secure_tcp"] * bool(settings.secure_tcp)
     served = list(services)
     ports = {service.key.port for service in served if isinstance(service.key, AddressKey)}
     word |= bit["ftp_service"] * (FTP_PORT in ports)
@@ -356,12 +348,12 @@ def plan(
         book.unprivileged_port = host.unprivileged_port
         number = schema.enums["switch_word"]["unprivileged"]
         change.switch.append(Store("switches", number, host.unprivileged_port))
-    before_all = _timeout_writes(schema) if first else []
-    before_all += filtering.filter_writes(schema.hashing, old, new)
+    let_pass = filtering.filter_writes(schema.hashing, old, new)
     divided = sharing.divide_writes(schema, old, new, first)
+    times = _timeout_writes(schema, old.settings, new.settings, first)
     return Plan(
-        prepare=(*before_all, *change.prepare),
-        effect=(*divided, *_effect(change, schema, old, new, first)),
+        prepare=(*let_pass, *change.prepare),
+        effect=(*divided, *times, *_effect(change, schema, old, new, first)),
     )
 
 
@@ -395,13 +387,17 @@ def _effect(
         yield Store("switches", settings, after)
 
 
-def timeouts(schema: Schema) -> dict[int, int]:
-    """State -> jiffies that a connection lives in it without a packet; IPVS's own times."""
-    return {schema.enums["state"][name]: t * schema.hz for name, t in TIMEOUTS.items()}
+def timeouts(schema: Schema, settings: Settings) -> dict[int, int]:
+    """State -> jiffies that a connection lives in it without a packet."""
+    numbers = schema.enums["state"]
+    return {numbers[n]: t * schema.hz for n, t in setting.timeouts(settings).items()}
 
 
-def _timeout_writes(schema: Schema) -> list[Write]:
+def _timeout_writes(schema: Schema, old: Settings, new: Settings, first: bool) -> list[Write]:
+    """Those that are new; packets may see one of several before the others."""
+    before = {} if first else timeouts(schema, old)
     return [
         Update("timeouts", records.number(state), records.number(jiffies))
-        for state, jiffies in timeouts(schema).items()
+        for state, jiffies in timeouts(schema, new).items()
+        if before.get(state) != jiffies
     ]

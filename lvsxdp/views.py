@@ -255,7 +255,9 @@ def _table_row(balancer: Balancer, name: str) -> Row:
     capacity = balancer.state.config.capacity
     return {
         "name": name,
-        "used": entries.count(balancer.schema, name, memory, balancer.clock()),
+        "used": entries.count(
+            balancer.schema, balancer.state.config.settings, name, memory, balancer.clock()
+        ),
         "capacity": capacity.connections if name in CONNECTIONS else capacity.persistence,
     }
 

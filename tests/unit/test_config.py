@@ -548,8 +548,8 @@ FAULTS = {
     " {address: 10.0.0.2}]}]": "f:1: capacity.backends: 1 is too few for 2 backends;"
     " raise it to 2 or more",
     "features: some": 'f:1: features: "some" is not a choice of features (used, all)',
-    "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a connection'
-    " reuse mode (0 to 3)",
+    "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a value'
+    " of conn_reuse_mode (0 to 3)",
     "settings: {require_local: 2}": 'f:1: settings.require_local: "2" is not a switch'
     " (true, false, 1, 0)",
     "capacity: {connections: 2097153}": 'f:1: capacity.connections: "2097153" is not a number of'

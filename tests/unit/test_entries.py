@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvsxdp import entries, tables
+from lvsxdp import entries, setting, tables
 from lvsxdp.book import BackendPlace, Book, ServicePlace
 from lvsxdp.entries import ALL, Wanted
-from lvsxdp.model import Address, Backend, Config, Expiry, Family, MarkKey, Persistence, Service
+from lvsxdp.model import (
+    Address,
+    Backend,
+    Config,
+    Expiry,
+    Family,
+    MarkKey,
+    Persistence,
+    Service,
+    Settings,
+)
 from lvsxdp.show import Names
 from lvsxdp.state import State
 from tests.unit.headers import schema
@@ -21,7 +31,7 @@ from tests.unit.headers import schema
 HZ, NOW = 100, 1_000_000
 SCHEMA = schema(HZ)
 STATES, FLAGS = SCHEMA.enums["state"], SCHEMA.enums["slot_flag"]
-TIMES = tables.timeouts(SCHEMA)
+TIMES = tables.timeouts(SCHEMA, Settings())
 BACKEND = 6 << 32 | 4
 ip, net = ipaddress.ip_address, ipaddress.ip_network
 CLIENT, VIRTUAL = ip("198.51.100.7"), ip("192.0.2.10")
@@ -110,10 +120,10 @@ def test_a_words_generation_and_flags_are_no_part_of_a_connections_state() -> No
     assert connection_row(slot) == ROW | {"state": "TIME_WAIT"}
 
 
-@pytest.mark.parametrize("state", tables.TIMEOUTS)
+@pytest.mark.parametrize("state", setting.TIMEOUTS)
 def test_a_connection_lives_for_its_states_time_after_its_last_packet(state: str) -> None:
     row = connection_row(connection(0, state, seen=NOW, generation=1))
-    assert (row["state"], row["expires_in"]) == (entries.state_name(state), tables.TIMEOUTS[state])
+    assert (row["state"], row["expires_in"]) == (entries.state_name(state), setting.TIMEOUTS[state])
 
 
 def test_what_was_removed_from_the_configuration_has_no_name() -> None:
@@ -162,7 +172,7 @@ def test_rows_stand_in_the_order_of_their_slots() -> None:
 @pytest.mark.parametrize("buffer", [b"", FREE["connections4"] * 64])
 def test_an_empty_table_has_no_rows(buffer: bytes) -> None:
     assert connections(buffer) == []
-    assert entries.count(SCHEMA, "connections4", buffer, NOW) == 0
+    assert entries.count(SCHEMA, Settings(), "connections4", buffer, NOW) == 0
     assert list(entries.places(SCHEMA, "connections4", buffer, ALL)) == []
 
 
@@ -254,9 +264,9 @@ def test_a_place_is_named_with_its_words_generation_whether_its_entry_lives_or_n
 
 def test_only_live_entries_are_counted() -> None:
     slots = (connection(), connection(0), FREE["connections4"], connection(0, "dead"), connection())
-    assert entries.count(SCHEMA, "connections4", b"".join(slots), NOW) == 2
+    assert entries.count(SCHEMA, Settings(), "connections4", b"".join(slots), NOW) == 2
     lasting = (entry_of(), entry_of(expires=NOW), entry_of(expires=NOW - HZ, inactive_until=NOW))
-    assert entries.count(SCHEMA, "persistence4", b"".join(lasting), NOW) == 2
+    assert entries.count(SCHEMA, Settings(), "persistence4", b"".join(lasting), NOW) == 2
 
 
 def test_a_table_of_many_slots_is_read_whole() -> None:
@@ -271,7 +281,7 @@ def test_a_table_of_many_slots_is_read_whole() -> None:
     assert list(entries.places(SCHEMA, "connections4", buffer, ALL)) == [
         (place, index) for index, place in enumerate(last)
     ]
-    assert entries.count(SCHEMA, "connections4", buffer, NOW) == 3
+    assert entries.count(SCHEMA, Settings(), "connections4", buffer, NOW) == 3
     column = entries.CONNECTION.index("client")
     assert [row[column] for row in connections(bytes(buffer))] == [
         f"198.51.100.{n}:4000" for n in (7, 8, 9)
@@ -280,7 +290,7 @@ def test_a_table_of_many_slots_is_read_whole() -> None:
 
 def test_more_entries_than_one_piece_are_as_many_rows() -> None:
     buffer = connection() * (entries.CHUNK + 1)
-    assert entries.count(SCHEMA, "connections4", buffer, NOW) == entries.CHUNK + 1
+    assert entries.count(SCHEMA, Settings(), "connections4", buffer, NOW) == entries.CHUNK + 1
     found = entries.connections(SCHEMA, names(), "connections4", buffer, NOW)
     assert sum(1 for _ in found) == entries.CHUNK + 1
 

@@ -18,7 +18,7 @@ PURE = [
     "thresholds",
     *("rule_index", "mark_words", "pieces", "stored", "dumping", "placing"),
     *("covering", "driver_refusals", "filter_rules"),
-    *("show", "entries", "rates", "snapshot", "changes", "features", "json_schema"),
+    *("show", "entries", "rates", "snapshot", "changes", "features", "json_schema", "setting"),
 ]
 ACTING = {
     "bytecode",
@@ -46,9 +46,13 @@ ACTING = {
     "estimating",
     "views",
     *("roads", "watching", "kernel_types", "device", "listening", "netfilter"),
-    *("cli", "command", "entry_commands", "service_commands", "backend_options"),
+    *("cli", "command", "entry_commands", "service_commands", "settings_commands"),
+    "backend_options",
 }
-COMMANDS = {"cli", "command", "entry_commands", "service_commands", "backend_options"}
+COMMANDS = {
+    *("cli", "command", "entry_commands", "service_commands", "settings_commands"),
+    "backend_options",
+}
 HOMES = {
     "bcc": "compiler",
     "pyroute2": "network",

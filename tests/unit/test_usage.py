@@ -55,6 +55,15 @@ WRONG = {
     "connection delete": "name what to delete: --service, --client, --backend; all: flush",
     "connection list --client 10.0.0.1/8": '"10.0.0.1/8" has bits beyond its prefix; write 10.0.',
     "persistence list --client 10.0.0": '"10.0.0" is not an address or prefix (192.0.2.10, 192.',
+    "settings set": "Missing argument 'NAME=VALUE...'",
+    "settings set sloppy_tcp": '"sloppy_tcp" is no NAME=VALUE (secure_tcp=3)',
+    "settings set slopy_tcp=1": '"slopy_tcp" is no setting; did you mean sloppy_tcp or',
+    "settings set sloppy_tcp=2": 'sloppy_tcp: "2" is not a switch (true, false, 1, 0)',
+    "settings set sloppy_tcp=1 sloppy_tcp=0": "sloppy_tcp is given twice; leave one out",
+    "settings set secure_tcp=1": 'secure_tcp: "1" is one of the modes that IPVS switches by the',
+    "settings set secure_tcp=4": 'secure_tcp: "4" is not a value of secure_tcp (0: off, 3: on)',
+    "settings set timeout_udp=2678401": 'timeout_udp: "2678401" is not a value of timeout_udp (1',
+    "settings set timeout_syn_recv=5": "timeout_syn_recv cannot be set, nor can it in IPVS",
     "check /nope.yaml": "/nope.yaml: No such file or directory; name a file, or - for standard",
 }  # fmt: skip
 

@@ -1,0 +1,155 @@
+"""What holds for all services: each setting by its name, its values, and IPVS's own default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lvsxdp import scalars
+from lvsxdp.errors import ConfigError
+from lvsxdp.model import MAX_PERSISTENCE, Settings
+
+AUTOMATIC = ("1", "2")
+TIMEOUT = "timeout_"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: a switch where it has no `numbers`, else one of these, both ends included."""
+
+    name: str
+    about: str
+    ipvs: bool | int
+    numbers: tuple[int, int] | None = None
+
+    @property
+    def default(self) -> bool | int:
+        """What holds where nobody says otherwise."""
+        found: bool | int = getattr(Settings(), self.name)
+        return found
+
+    def parse(self, text: str) -> bool | int:
+        """The value that a text stands for."""
+        if self.numbers is None:
+            return scalars.parse_switch(text)
+        if self.name == "secure_tcp":
+            return _parse_secure(text)
+        return scalars.parse_whole(text, f"a value of {self.name}", *self.numbers)
+
+
+def _parse_secure(text: str) -> int:
+    if text in AUTOMATIC:
+        raise ConfigError(
+            f'"{text}" is one of the modes that IPVS switches by the memory that is free, which '
+            "lvsxdp does not have (0: off, 3: on)"
+        )
+    if text not in ("0", "3"):
+        raise ConfigError(f"{scalars.quote(text)} is not a value of secure_tcp (0: off, 3: on)")
+    return int(text)
+
+
+SECONDS = (1, MAX_PERSISTENCE)
+SETTINGS = (
+    Setting(
+        "expire_nodest_conn",
+        "A connection to a removed backend is reset or moves.",
+        ipvs=False,
+    ),
+    Setting(
+        "expire_quiescent_template",
+        "Clients of a backend of weight 0 go elsewhere at their next connection.",
+        ipvs=False,
+    ),
+    Setting(
+        "conn_reuse_mode",
+        "When a SYN or INIT on a known connection starts afresh: 0 to 3, as in IPVS.",
+        ipvs=1,
+        numbers=(0, 3),
+    ),
+    Setting("require_local", "Only addresses that this host has now are balanced.", ipvs=True),
+    Setting(
+        "cache_bypass",
+        "What a mark service has no backend for goes up, to be forwarded where it is addressed to.",
+        ipvs=False,
+    ),
+    Setting("sloppy_tcp", "Any TCP packet without RST opens a connection.", ipvs=False),
+    Setting("sloppy_sctp", "Any SCTP packet opens one, unless it begins with ABORT.", ipvs=False),
+    Setting(
+        "secure_tcp",
+        "IPVS's guarded table of TCP states: 0 is off, 3 is on.",
+        ipvs=0,
+        numbers=(0, 3),
+    ),
+    Setting("timeout_tcp", "Seconds of ESTABLISHED.", ipvs=900, numbers=SECONDS),
+    Setting("timeout_tcpfin", "Seconds of FIN_WAIT.", ipvs=120, numbers=SECONDS),
+    Setting("timeout_udp", "Seconds of UDP.", ipvs=300, numbers=SECONDS),
+)
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+# Seconds, by state: IPVS's tables of timeouts.
+TIMEOUTS = {
+    **{"none": 2, "established": 900, "syn_sent": 120, "syn_recv": 60, "fin_wait": 120},
+    **{"time_wait": 120, "close": 10, "close_wait": 60, "last_ack": 30, "listen": 120},
+    **{"synack": 120, "udp": 300},
+    **{"sctp_none": 2, "sctp_init1": 4, "sctp_init": 61, "sctp_c_sent": 61, "sctp_c_replied": 61},
+    **{"sctp_c_wait": 61, "sctp_cookie": 61, "sctp_c_echoed": 61, "sctp_established": 900},
+    **{"sctp_s_sent": 61, "sctp_s_received": 61, "sctp_s_ack_sent": 61, "sctp_rejected": 4},
+    **{"sctp_closed": 61},
+}
+# Those that can be set, as `ipvsadm --set` does, by the setting that they are.
+SETTABLE = {"timeout_tcp": "established", "timeout_tcpfin": "fin_wait", "timeout_udp": "udp"}
+
+
+def timeouts(settings: Settings) -> dict[str, int]:
+    """Seconds that a connection lives without a packet, by its state."""
+    return TIMEOUTS | {state: getattr(settings, name) for name, state in SETTABLE.items()}
+
+
+def assigned(settings: Settings, assignments: Sequence[str]) -> Settings:
+    """The settings with what NAME=VALUE says of some; a timeout of 0 stays, as in IPVS."""
+    values: dict[str, bool | int] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"{scalars.quote(assignment)} is no NAME=VALUE (secure_tcp=3)")
+        if name in values:
+            raise ConfigError(f"{name} is given twice; leave one out")
+        values[name] = _parse(name, text, settings)
+    changed: Any = values
+    return dataclasses.replace(settings, **changed)
+
+
+def _parse(name: str, text: str, settings: Settings) -> bool | int:
+    if name.startswith(TIMEOUT) and name.removeprefix(TIMEOUT) in TIMEOUTS.keys() - {"udp"}:
+        raise ConfigError(f"{name} cannot be set, nor can it in IPVS ({', '.join(SETTABLE)})")
+    if name not in BY_NAME:
+        told = scalars.did_you_mean(name, BY_NAME)
+        raise ConfigError(f"{scalars.quote(name)} is no setting; {told}")
+    if name in SETTABLE and text == "0":
+        kept: int = getattr(settings, name)
+        return kept
+    try:
+        return BY_NAME[name].parse(text)
+    except ConfigError as err:
+        raise ConfigError(f"{name}: {err}") from None
+
+
+def rows(settings: Settings) -> list[dict[str, Any]]:
+    """Every setting, then the timeouts that cannot be set: value, default and IPVS's default."""
+    found = [
+        {
+            "name": setting.name,
+            "value": getattr(settings, setting.name),
+            "default": setting.default,
+            "ipvs": setting.ipvs,
+            "can_be_set": True,
+        }
+        for setting in SETTINGS
+    ]
+    for state, seconds in TIMEOUTS.items():
+        if state not in SETTABLE.values():
+            name = f"{TIMEOUT}{state}"
+            same = {"value": seconds, "default": seconds, "ipvs": seconds}
+            found.append({"name": name, **same, "can_be_set": False})
+    return found
