@@ -21,7 +21,7 @@ static __always_inline void connect_go(struct hook_context *ctx, struct journey 
 	u64 cpu = journey->packet.cpu;
 
 	journey->due = 0;
-	if (age_is_due(connection_table(&journey->packet), cpu))
+	if (!journey->one_packet && age_is_due(connection_table(&journey->packet), cpu))
 		journey->due |= DUE_CONNECTIONS;
 	if (journey->bound && age_is_due(persist_table(&journey->packet), cpu))
 		journey->due |= DUE_PERSISTENCE;
@@ -86,19 +86,26 @@ static __always_inline bool connect_may_create(struct hook_context *ctx, struct 
 	return false;
 }
 
+/* Counts a connection that came to be, or a packet that is one by itself. */
+static __always_inline int connect_count(struct journey *journey)
+{
+	stats_count_connection(journey->packet.cpu, journey->service, journey->backend);
+	return REASON_OK;
+}
+
 /* Leaves OK where the packet may go, with a connection or, for want of room, without one. */
 static __always_inline int connect_create(struct hook_context *ctx, struct journey *journey)
 {
 	int reason = REASON_TABLE_FULL;
 
+	if (journey->one_packet)
+		return connect_count(journey);
 	if (connect_may_create(ctx, journey))
 		reason = connection_create(journey);
 	if (reason == REASON_BUSY)
 		connect_again(ctx, journey, PROGRAM_CONNECT);
-	if (reason == REASON_OK) {
-		stats_count_connection(journey->packet.cpu, journey->service, journey->backend);
-		return REASON_OK;
-	}
+	if (reason == REASON_OK)
+		return connect_count(journey);
 	connect_unbind(journey);
 	if (reason == REASON_TABLE_FULL)
 		journey->full = 1;

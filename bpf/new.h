@@ -76,6 +76,8 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	reason = READ_ONCE(journey->reason);
 	config = ROW(service_configs, journey->config);
 	journey->persistent = reason == REASON_OK && config->flags & SERVICE_PERSISTENT;
+	journey->one_packet = config->flags & SERVICE_ONE_PACKET &&
+			      packet_protocol(&journey->packet) == IPPROTO_UDP;
 	if (journey->persistent)
 		entry = new_find(journey, config, &seat);
 	new_look(ctx, journey);

@@ -117,7 +117,7 @@ static __always_inline void persist_confirm(struct persistence *entry)
 	u64 word = READ_ONCE(entry->word);
 
 	if (word_is_used(word) && !(word_flags(word) & SLOT_CONFIRMED))
-		word_change(&entry->word, word, word | (u64)SLOT_CONFIRMED << 48);
+		word_change(&entry->word, word, word | (u64)SLOT_CONFIRMED << WORD_FLAGS_SHIFT);
 }
 
 /* The entry's word with its timer armed anew. */
@@ -131,15 +131,31 @@ static __always_inline u64 persist_renewed(struct persistence *entry, u64 word, 
 			 flags, word);
 }
 
+/* The entry gets a connection; false where it is another client's by now. */
+static __always_inline bool persist_hold(struct journey *journey, struct persistence *entry,
+					 u64 reference)
+{
+	u32 state = state_first(&journey->packet);
+
+	if (journey->one_packet)
+		return persist_count(entry, reference, 0, 0);
+	if (!persist_count(entry, reference, 1, state_is_lasting(state)))
+		return false;
+	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
+	return true;
+}
+
 /* A new connection uses the entry: its only renewal.  False where it was taken away meanwhile. */
 static __always_inline bool persist_use(struct journey *journey, struct persistence *entry,
 					struct seat *seat)
 {
 	u64 backend = entry->backend, counts = READ_ONCE(entry->counts);
 	u64 reference = counts_generation(counts) << 32 | seat->place;
-	u32 state = state_first(&journey->packet);
 	u64 fresh = persist_renewed(entry, seat->word, journey->now);
 
+	/* no connection will tell that the client came again */
+	if (journey->one_packet)
+		fresh |= (u64)SLOT_CONFIRMED << WORD_FLAGS_SHIFT;
 	barrier();
 	clock_let_others();
 	if (fresh == seat->word) {
@@ -148,9 +164,8 @@ static __always_inline bool persist_use(struct journey *journey, struct persiste
 	} else if (!word_change(&entry->word, seat->word, fresh)) {
 		return false;
 	}
-	if (!persist_count(entry, reference, 1, state_is_lasting(state)))
+	if (!persist_hold(journey, entry, reference))
 		return false;
-	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
 	journey->backend = backend;
 	journey->persistence = reference;
 	journey->controlled = 1;
@@ -212,8 +227,11 @@ static __always_inline void persist_fill(u32 table, struct journey *journey,
 	entry->service = journey->service;
 	entry->active_until = 0;
 	entry->inactive_until = 0;
-	persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
-	WRITE_ONCE(entry->counts, counts_make(generation, state_is_lasting(state), 1));
+	if (!journey->one_packet)
+		persist_extend(entry, state_is_lasting(state), journey->now + state_timeout(state));
+	WRITE_ONCE(entry->counts,
+		   counts_make(generation, !journey->one_packet && state_is_lasting(state),
+			       !journey->one_packet));
 	journey->persistence = generation << 32 | seat->place;
 	journey->controlled = 1;
 	journey->bound = 1;

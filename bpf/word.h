@@ -9,6 +9,7 @@
  */
 #define WORD_EXPIRES_BITS 44
 #define WORD_EXPIRES_MASK ((1ULL << WORD_EXPIRES_BITS) - 1)
+#define WORD_FLAGS_SHIFT 48
 #define WORD_GENERATION_SHIFT 52
 #define WORD_GENERATION (1ULL << WORD_GENERATION_SHIFT)
 #define WORD_GENERATION_MASK (~(WORD_GENERATION - 1))
@@ -21,7 +22,7 @@
 
 static __always_inline u64 word_make(u64 expires, u32 state, u64 flags, u64 generation)
 {
-	return expires | (u64)state << WORD_EXPIRES_BITS | flags << 48 |
+	return expires | (u64)state << WORD_EXPIRES_BITS | flags << WORD_FLAGS_SHIFT |
 	       (generation & WORD_GENERATION_MASK);
 }
 
@@ -37,7 +38,7 @@ static __always_inline u32 word_state(u64 word)
 
 static __always_inline u64 word_flags(u64 word)
 {
-	return word >> 48 & 15;
+	return word >> WORD_FLAGS_SHIFT & 15;
 }
 
 /* The same entry, perhaps changed since. */

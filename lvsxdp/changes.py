@@ -60,7 +60,7 @@ def others(mine: Config, yours: Config) -> list[Service]:
 
 
 def _edits(old: Service, new: Service) -> Iterator[str]:
-    for name in ("name", "scheduler", "flags", "persistence"):
+    for name in ("name", "scheduler", "flags", "persistence", "one_packet", "sloppy_tcp"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"service {new}: {name} {_words(before)} becomes {_words(after)}"
@@ -78,8 +78,10 @@ def _edits(old: Service, new: Service) -> Iterator[str]:
         yield f"service {new}: backends in another order"
 
 
-def _words(value: str | tuple[str, ...] | Persistence | None) -> str:
+def _words(value: bool | str | tuple[str, ...] | Persistence | None) -> str:
     """A service's property in the words of the file."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, Persistence):
         expiry = f", expiry {value.expiry}" if value.expiry is Expiry.STRICT else ""
         return f"{value.timeout} s, netmask {value.netmask}{expiry}"
@@ -105,6 +107,8 @@ class Edits:
     timeout: int | None = None  # seconds of persistence; 0 ends it
     netmask: str | None = None
     expiry: Expiry | None = None
+    one_packet: bool | None = None
+    sloppy_tcp: bool | None = None
 
 
 def edit_service(service: Service, edits: Edits) -> Service:
@@ -117,6 +121,8 @@ def edit_service(service: Service, edits: Edits) -> Service:
         scheduler=scheduler,
         flags=edits.flags or kept,
         persistence=_edit_persistence(service, edits),
+        one_packet=service.one_packet if edits.one_packet is None else edits.one_packet,
+        sloppy_tcp=service.sloppy_tcp if edits.sloppy_tcp is None else edits.sloppy_tcp,
     )
 
 

@@ -19,6 +19,7 @@ from lvsxdp.model import (
     MarkKey,
     MarkRule,
     Network,
+    Protocol,
     Scheduler,
     Service,
     ServiceKey,
@@ -138,6 +139,7 @@ def _service_faults(placed: Placed) -> Iterator[Finding]:
         return
     if service.flags and service.scheduler is not Scheduler.SH:
         yield f"{place}.flags", f"belong to scheduler sh, and the scheduler is {service.scheduler}"
+    yield from _protocol_faults(place, service)
     is_any = isinstance(service.key, AddressKey) and service.key.port == ANY_PORT
     if is_any and service.persistence is None:
         yield f"{place}.port", "any needs persistence; give persistence, or one port"
@@ -145,6 +147,15 @@ def _service_faults(placed: Placed) -> Iterator[Finding]:
     for where, backend in backends:
         yield from _backend_faults(where, backend, service)
     yield from _repeats((where, str(backend)) for where, backend in backends)
+
+
+def _protocol_faults(place: str, service: Service) -> Iterator[Finding]:
+    """Keys that say something about one protocol, where the service is of another."""
+    key = service.key
+    for name, wanted in (("one_packet", Protocol.UDP), ("sloppy_tcp", Protocol.TCP)):
+        if getattr(service, name) and isinstance(key, AddressKey) and key.protocol is not wanted:
+            what = f"is for {wanted} and mark services, and the service is {key.protocol}"
+            yield f"{place}.{name}", f"{what}; leave it out"
 
 
 def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[Finding]:

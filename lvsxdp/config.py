@@ -62,7 +62,7 @@ __all__ = [
 _TOP_KEYS = ("interfaces", "marks", "services", "settings", "capacity", "features")
 _SERVICE_KEYS = (
     "name", "mark", "family", "protocol", "address", "port",
-    "scheduler", "flags", "persistence", "forward", "backends",
+    "scheduler", "flags", "persistence", "forward", "one_packet", "sloppy_tcp", "backends",
 )  # fmt: skip
 _BACKEND_KEYS = (
     "address", "port", "weight", "upper_threshold", "lower_threshold", "forward", "draining",
@@ -247,6 +247,8 @@ def _read_service(item: Item) -> Placed | None:
         key=key or MarkKey(0, family or Family.IPV4),
         persistence=_read_persistence(fields.get("persistence"), family),
         backends=tuple(_without_own_port(key, backend) for _, backend in backends),
+        one_packet=value_of(fields, "one_packet", scalars.parse_switch, False, SWITCH),
+        sloppy_tcp=value_of(fields, "sloppy_tcp", scalars.parse_switch, False, SWITCH),
         **_read_scheduler(fields),
     )
     return Placed(item.place, service, tuple(place for place, _ in backends)) if key else None

@@ -74,6 +74,7 @@ def _service_tree(service: Service) -> dict[str, object]:
         tree["flags"] = FlowList(str(flag) for flag in service.flags)
     if service.persistence is not None:
         tree["persistence"] = _persistence_row(service.persistence)
+    tree |= {name: True for name in ("one_packet", "sloppy_tcp") if getattr(service, name)}
     if service.backends:
         tree["backends"] = [_backend_row(backend) for backend in service.backends]
     return tree

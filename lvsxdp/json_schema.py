@@ -156,6 +156,12 @@ def _service() -> Schema:
                 _persistence(),
             ),
             "forward": _about("How packets reach its backends.", _choice(Forward)),
+            "one_packet": _about(
+                "Every UDP packet gets a backend by itself; for udp and mark services.", SWITCH
+            ),
+            "sloppy_tcp": _about(
+                "Any TCP packet without RST opens a connection; for tcp and mark services.", SWITCH
+            ),
             "backends": _about(
                 "The machines behind it; schedulers walk the list from the last to the first.",
                 {"type": "array", "items": _backend()},

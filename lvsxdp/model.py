@@ -209,6 +209,8 @@ class Service:
     flags: tuple[SchedulerFlag, ...] = ()
     persistence: Persistence | None = None
     backends: Sequence[Backend] = ()
+    one_packet: bool = False  # UDP packets are scheduled one by one
+    sloppy_tcp: bool = False  # the setting of that name, for this service
 
     @property
     def family(self) -> Family:

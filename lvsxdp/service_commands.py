@@ -119,7 +119,7 @@ def service_show(options: Options, service_name: str, json: bool) -> None:
         return
     backends = row.pop("backends")
     for name, value in row.items():
-        click.echo(f"{name}: {'-' if value is None else value}")
+        click.echo(f"{name}: {show.cell(value)}")
     click.echo()
     click.echo(show.as_table(backends, BACKEND_COLUMNS[1:]))
 
@@ -149,6 +149,12 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--netmask", help="Clients that are one: 255.255.255.0, 24, 64."),
         click.option("--expiry", callback=parsed("parse_expiry"), help="ipvs or strict."),
+        click.option(
+            "--one-packet/--no-one-packet", "-o", default=None, help="UDP packets one by one."
+        ),
+        click.option(
+            "--sloppy-tcp/--no-sloppy-tcp", default=None, help="Not only a SYN opens connections."
+        ),
     )
     for option in reversed(options):
         command = option(command)

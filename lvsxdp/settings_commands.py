@@ -31,15 +31,7 @@ def settings_list(options: Options, json: bool) -> None:
     from lvsxdp import setting
 
     with opened(options) as (balancer, _):
-        found = setting.rows(balancer.state.config.settings)
-        if not json:
-            found = [{name: _switch(value) for name, value in row.items()} for row in found]
-        print_rows(found, COLUMNS, json)
-
-
-def _switch(value: object) -> object:
-    """A switch in the words of the file."""
-    return str(value).lower() if isinstance(value, bool) else value
+        print_rows(setting.rows(balancer.state.config.settings), COLUMNS, json)
 
 
 @settings.command("set")

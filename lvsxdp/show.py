@@ -20,7 +20,7 @@ def as_json(value: object) -> str:
 
 def as_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows under their column names; numbers to the right, `-` for nothing."""
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    cells = [[cell(row.get(column)) for column in columns] for row in rows]
     widths = [
         max(len(name), *(len(line[i]) for line in cells)) if cells else len(name)
         for i, name in enumerate(columns)
@@ -30,9 +30,12 @@ def as_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value in a table: `-` for nothing, a switch in the words of the file."""
     if value is None or value == "":
         return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
@@ -102,6 +105,8 @@ def service_row(service: Service, counters: Mapping[str, int | None]) -> Row:
         "persistence": kept.timeout if kept else None,
         "netmask": str(kept.netmask) if kept else None,
         "expiry": str(kept.expiry) if kept else None,
+        "one_packet": service.one_packet,
+        "sloppy_tcp": service.sloppy_tcp,
         "backends": len(service.backends),
         **counters,
     }

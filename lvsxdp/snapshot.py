@@ -122,12 +122,14 @@ def properties_to(service: Service) -> list[Any]:
         str(service.scheduler),
         [str(flag) for flag in service.flags],
         kept and [kept.timeout, str(kept.netmask), str(kept.expiry)],
+        service.one_packet,
+        service.sloppy_tcp,
     ]
 
 
 def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service:
     """The service of which properties_to made the list, with these backends."""
-    key, name, scheduler, flags, kept = properties
+    key, name, scheduler, flags, kept, one_packet, sloppy_tcp = properties
     return Service(
         key=key_from_plain(key),
         name=name,
@@ -135,6 +137,8 @@ def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service
         flags=tuple(SchedulerFlag(flag) for flag in flags),
         persistence=kept and Persistence(kept[0], _address(kept[1]), Expiry(kept[2])),
         backends=backends,
+        one_packet=one_packet,
+        sloppy_tcp=sloppy_tcp,
     )
 
 

@@ -74,6 +74,8 @@ def _service_flags(schema: Schema, service: Service) -> int:
     elif service.key.port == FTP_PORT:
         flags |= flag["ftp"]
     flags |= flag["sh_port"] if SchedulerFlag.SH_PORT in service.flags else 0
+    flags |= flag["one_packet"] * service.one_packet
+    flags |= flag["sloppy_tcp"] * service.sloppy_tcp
     flags |= flag["sh_fallback"] if SchedulerFlag.SH_FALLBACK in service.flags else 0
     flags |= flag["by_counts"] if scheduling.goes_by_counts(service) else 0
     return flags

@@ -1,4 +1,4 @@
-"""`settings list` and `settings set`: what they show, change, and leave on record."""
+"""Settings, and services' own: what the commands show, change, and leave on record."""
 
 from __future__ import annotations
 
@@ -67,3 +67,23 @@ def test_one_wrong_assignment_changes_nothing(lb: Pair) -> None:
     code, told = lb.refused("settings", "set", "timeout_tcp=60", "secure_tcp=2")
     assert (code, "modes that IPVS switches by the memory" in told) == (2, True)
     assert lb.read("settings", "list") == before
+
+
+def test_a_service_is_made_one_packet_and_no_more(lb: Pair) -> None:
+    lb.lvsxdp("service", "add", "udp:192.0.2.1:53", "-o")
+    lb.lvsxdp("service", "edit", "web", "--sloppy-tcp")
+    rows = {row["service"]: row for row in lb.read("service", "list")}
+    assert rows["udp:192.0.2.1:53"]["one_packet"] is True
+    assert rows["tcp:192.0.2.1:80"]["sloppy_tcp"] is True
+    assert "one_packet: true\n" in lb.lvsxdp("service", "show", "udp:192.0.2.1:53").stdout
+    lb.lvsxdp("service", "edit", "udp:192.0.2.1:53", "--no-one-packet")
+    lb.lvsxdp("service", "edit", "web", "--scheduler", "rr")
+    saved = lb.lvsxdp("save").stdout
+    assert ("one_packet" in saved, "sloppy_tcp: true" in saved) == (False, True)
+
+
+def test_a_key_of_another_protocol_is_refused_by_the_services_name(lb: Pair) -> None:
+    code, told = lb.refused("service", "edit", "web", "--one-packet")
+    assert code == 2
+    assert "web" in told
+    assert "one_packet: is for udp and mark services, and the service is tcp" in told

@@ -122,7 +122,17 @@ def services(draw: st.DrawFn) -> Service:
     some = st.lists(backends(family, ports), max_size=4, unique_by=lambda backend: backend.key).map(
         tuple
     )
-    return Service(key, draw(st.none() | NAMES), scheduler, draw(flags), persistence, draw(some))
+    only = key.protocol if isinstance(key, AddressKey) else None
+    return Service(
+        key,
+        draw(st.none() | NAMES),
+        scheduler,
+        draw(flags),
+        persistence,
+        draw(some),
+        one_packet=only in (None, Protocol.UDP) and draw(st.booleans()),
+        sloppy_tcp=only in (None, Protocol.TCP) and draw(st.booleans()),
+    )
 
 
 def number_unnamed(all_services: list[Service]) -> tuple[Service, ...]:

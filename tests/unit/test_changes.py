@@ -53,6 +53,14 @@ DIFFERENCES = {
         edited(scheduler=Scheduler.RR),
         ["service shop: scheduler wlc becomes rr"],
     ),
+    "packets one by one": (
+        edited(one_packet=True),
+        ["service shop: one_packet false becomes true"],
+    ),
+    "a sloppy service": (
+        edited(sloppy_tcp=True),
+        ["service shop: sloppy_tcp false becomes true"],
+    ),
     "a backend more": (
         edited(backends=(A, B, C)),
         ["service shop: backend 10.0.0.3 added, weight 1"],

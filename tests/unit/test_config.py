@@ -338,7 +338,8 @@ FAULTS = {
     " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
     " interface, interfaces, vlan, vlans",
     "services: [a]": 'f:1: services[0]: "a" stands where a mapping belongs, with keys of: name,'
-    " mark, family, protocol, address, port, scheduler, flags, persistence, forward, backends",
+    " mark, family, protocol, address, port, scheduler, flags, persistence, forward,"
+    " one_packet, sloppy_tcp, backends",
     service("mark: 1, family: ipv4, name: [a]"): "f:1: services[0].name:"
     " a list stands where one value belongs",
     service("mark: 1, backends: [10.0.0.1]"): 'f:1: services[0].backends[0]: "10.0.0.1" stands'
@@ -386,7 +387,8 @@ FAULTS = {
     " is not a family (ipv4, ipv6)",
     service("mark: 65,536, family: ipv4"): "f:1: services[0].536: is no key here; a number has no"
     " comma; there is name, mark, family, protocol, address, port, scheduler, flags, persistence,"
-    " forward, backends",
+    " forward,"
+    " one_packet, sloppy_tcp, backends",
     backend("weight: !!int ''"): 'f:1: services[0].backends[0].weight: "" is not a weight'
     " (0 to 2147483647); YAML reads it as a malformed int",
     # interfaces
@@ -482,6 +484,12 @@ FAULTS = {
     ' "tunnel" is not available in this version (dr)',
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
     ' "masq" is not a forwarding method (dr)',
+    service("protocol: tcp, address: 192.0.2.1, port: 80, one_packet: true"): "f:1: services[0]."
+    "one_packet: is for udp and mark services, and the service is tcp; leave it out",
+    service("protocol: sctp, address: 192.0.2.1, port: 80, sloppy_tcp: true"): "f:1: services[0]."
+    "sloppy_tcp: is for tcp and mark services, and the service is sctp; leave it out",
+    service("mark: 1, family: ipv4, one_packet: 2"): "f:1: services[0].one_packet:"
+    ' "2" is not a switch (true, false, 1, 0)',
     # persistence
     service("mark: 1, family: ipv4, persistence: none"): "f:1: services[0].persistence:"
     ' "none" is not a timeout in whole seconds (1 to 2678400), nor true or false',

@@ -112,9 +112,16 @@ def test_a_service_is_a_row_with_its_counters() -> None:
         "persistence": 300,
         "netmask": "255.255.255.0",
         "expiry": "strict",
+        "one_packet": False,
+        "sloppy_tcp": False,
         "backends": 0,
         "packets": 7,
     }
+
+
+def test_a_switch_stands_in_a_table_in_the_words_of_the_file() -> None:
+    rows = [{"on": True, "off": False}]
+    assert show.as_table(rows, ("on", "off")).split() == ["on", "off", "true", "false"]
 
 
 def test_a_field_of_no_entry_is_zero() -> None:
