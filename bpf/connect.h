@@ -98,8 +98,11 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 {
 	int reason = REASON_TABLE_FULL;
 
-	if (journey->one_packet)
+	if (journey->one_packet) {
+		/* for this moment the backend carries one more, which may overload it */
+		limit_follow(journey->backend, ROW(loads, journey->backend)->total + 1);
 		return connect_count(journey);
+	}
 	if (connect_may_create(ctx, journey))
 		reason = connection_create(journey);
 	if (reason == REASON_BUSY)

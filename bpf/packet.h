@@ -15,6 +15,9 @@
  */
 #define PACKET_EVENT_SHIFT 8
 #define PACKET_SCTP_DATA (EVENT_DATA << PACKET_EVENT_SHIFT)
+/* ESP or AH, which goes where the key exchange of the same ends does, and opens nothing. */
+#define PACKET_FOLLOWS (1 << 16)
+#define KEY_EXCHANGE_PORT (u64) bpf_htons(500)
 
 struct vlan_tag {
 	__be16 tci;
@@ -188,19 +191,25 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 		*ports = *(u32 *)transport | (u64)IPPROTO_TCP << 32;
 		return REASON_OK;
 	}
+	if (protocol == IPPROTO_UDP) {
+		if ((void *)(udp + 1) > end)
+			return REASON_MALFORMED;
+		packet->headers += sizeof(*udp);
+		*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
+		return REASON_OK;
+	}
 	if (protocol == IPPROTO_SCTP)
 		return packet_parse_sctp(packet, transport, end, ports);
-	if ((void *)(udp + 1) > end)
-		return REASON_MALFORMED;
-	packet->headers += sizeof(*udp);
-	*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
+	packet->flags = PACKET_FOLLOWS;
+	*ports = KEY_EXCHANGE_PORT | KEY_EXCHANGE_PORT << 16 | (u64)IPPROTO_UDP << 32;
 	return REASON_OK;
 }
 
 /* A protocol that is balanced. */
 static __always_inline bool packet_is_known(u8 protocol)
 {
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
+	       protocol == IPPROTO_ESP || protocol == IPPROTO_AH;
 }
 
 /* Tells whether the frame holds the `bytes` that its IP header promises. */

@@ -125,6 +125,16 @@ def test_of_a_mark_service_only_udp_goes_packet_by_packet(datapath: Datapath) ->
     assert [row["protocol"] for row in datapath.connections()] == ["tcp"]
 
 
+def test_a_packet_may_overload_a_backend_that_it_is_on_for_a_moment(datapath: Datapath) -> None:
+    limits = "upper_threshold: 2, lower_threshold: 1"
+    datapath.apply(MARKED.replace(f"{{address: {C}}}", f"{{address: {C}, {limits}}}"))
+    web = [f"198.51.100.{n}:2000" for n in range(1, 5)]
+    assert datapath.backend_for(tcp(web[0], "192.0.2.10:80")) == C
+    assert ask(datapath, 3) == [B, A, C]
+    # two for the moment of the last one, and not below one since
+    assert [datapath.backend_for(tcp(each, "192.0.2.10:80")) for each in web[1:]] == [B, A, B]
+
+
 # ------------------------------------------------------------------------------------------ edits
 
 
