@@ -35,6 +35,13 @@
 #ifndef FEATURE_IPV6
 #define FEATURE_IPV6 1
 #endif
+#ifndef FEATURE_SCTP
+#define FEATURE_SCTP 1
+#endif
+/* ESP and AH behind UDP's key exchange. */
+#ifndef FEATURE_IPSEC
+#define FEATURE_IPSEC 1
+#endif
 /* Mark rules that are compared in order. */
 #ifndef FEATURE_RULES
 #define FEATURE_RULES 1

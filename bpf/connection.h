@@ -113,8 +113,8 @@ static __always_inline bool connection_is_steady(struct packet *packet, u64 word
 {
 	if (word_state(word) == STATE_ESTABLISHED)
 		return (packet->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
-	if (word_state(word) == STATE_UDP)
-		return word_flags(word) & SLOT_CONFIRMED;
+	if (!FEATURE_SCTP || word_state(word) == STATE_UDP)
+		return word_state(word) == STATE_UDP && word_flags(word) & SLOT_CONFIRMED;
 	return word_state(word) == STATE_SCTP_ESTABLISHED && packet->flags == PACKET_SCTP_DATA;
 }
 

@@ -172,6 +172,27 @@ static __always_inline int packet_parse_sctp(struct packet *packet, void *transp
 	return REASON_OK;
 }
 
+/* Reads what is neither TCP nor UDP, where its header begins at `transport`. */
+static __always_inline int packet_parse_other(struct packet *packet, void *transport, void *end,
+					      u8 protocol, u64 *ports)
+{
+	if (FEATURE_SCTP && protocol == IPPROTO_SCTP)
+		return packet_parse_sctp(packet, transport, end, ports);
+	packet->flags = PACKET_FOLLOWS;
+	*ports = KEY_EXCHANGE_PORT | KEY_EXCHANGE_PORT << 16 | (u64)IPPROTO_UDP << 32;
+	return REASON_OK;
+}
+
+/* Of what is no TCP: it is no UDP either. */
+static __always_inline bool packet_is_other(u8 protocol)
+{
+	if (!FEATURE_SCTP && !FEATURE_IPSEC)
+		return false;
+	/* else the compiler asks for all others before it asks for TCP */
+	asm volatile("" : "+r"(protocol));
+	return protocol != IPPROTO_UDP;
+}
+
 /* Reads TCP's flags and how long the header at `transport` is, and leaves the ports in `ports`. */
 static __always_inline int packet_parse_transport(struct packet *packet, void *transport, void *end,
 						  u8 protocol, u64 *ports)
@@ -191,25 +212,26 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 		*ports = *(u32 *)transport | (u64)IPPROTO_TCP << 32;
 		return REASON_OK;
 	}
-	if (protocol == IPPROTO_UDP) {
-		if ((void *)(udp + 1) > end)
-			return REASON_MALFORMED;
-		packet->headers += sizeof(*udp);
-		*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
-		return REASON_OK;
-	}
-	if (protocol == IPPROTO_SCTP)
-		return packet_parse_sctp(packet, transport, end, ports);
-	packet->flags = PACKET_FOLLOWS;
-	*ports = KEY_EXCHANGE_PORT | KEY_EXCHANGE_PORT << 16 | (u64)IPPROTO_UDP << 32;
+	if (packet_is_other(protocol))
+		return packet_parse_other(packet, transport, end, protocol, ports);
+	if ((void *)(udp + 1) > end)
+		return REASON_MALFORMED;
+	packet->headers += sizeof(*udp);
+	*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
 	return REASON_OK;
 }
 
 /* A protocol that is balanced. */
 static __always_inline bool packet_is_known(u8 protocol)
 {
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
-	       protocol == IPPROTO_ESP || protocol == IPPROTO_AH;
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+		return true;
+	if (!FEATURE_SCTP && !FEATURE_IPSEC)
+		return false;
+	/* else the compiler tells all five apart at once, and TCP waits for it */
+	asm volatile("" : "+r"(protocol));
+	return (FEATURE_SCTP && protocol == IPPROTO_SCTP) ||
+	       (FEATURE_IPSEC && (protocol == IPPROTO_ESP || protocol == IPPROTO_AH));
 }
 
 /* Tells whether the frame holds the `bytes` that its IP header promises. */

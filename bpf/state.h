@@ -43,7 +43,7 @@ static __always_inline u32 state_timeout(u32 state)
 /* RST counts before SYN, SYN before FIN, FIN before ACK. */
 static __always_inline u32 state_event(struct packet *packet)
 {
-	if (packet_protocol(packet) == IPPROTO_SCTP)
+	if (FEATURE_SCTP && packet_protocol(packet) == IPPROTO_SCTP)
 		return packet->flags >> PACKET_EVENT_SHIFT;
 	if (packet->flags & TCP_RST)
 		return EVENT_RST;
@@ -59,7 +59,7 @@ static __always_inline u64 state_row(u32 view, u8 protocol, u32 event, bool secu
 {
 	if (protocol == IPPROTO_UDP)
 		return SAME_ROW(STATE_UDP);
-	if (protocol == IPPROTO_SCTP)
+	if (FEATURE_SCTP && protocol == IPPROTO_SCTP)
 		return transition_sctp(view, event);
 	return transition_tcp(view, event, secure);
 }
@@ -86,7 +86,7 @@ static __always_inline u64 state_row_of(struct packet *packet)
 /* The state of a connection that begins with this packet. */
 static __always_inline u32 state_first(struct packet *packet)
 {
-	u32 none = packet_protocol(packet) == IPPROTO_SCTP ? STATE_SCTP_NONE : STATE_NONE;
+	bool sctp = FEATURE_SCTP && packet_protocol(packet) == IPPROTO_SCTP;
 
-	return state_follow(state_row_of(packet), none);
+	return state_follow(state_row_of(packet), sctp ? STATE_SCTP_NONE : STATE_NONE);
 }

@@ -6,7 +6,19 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 
 from lvsxdp import marks
-from lvsxdp.model import Config, Family, Features, MarkRule
+from lvsxdp.model import (
+    ANY_PORT,
+    AddressKey,
+    Config,
+    Family,
+    Features,
+    MarkRule,
+    Ports,
+    Protocol,
+)
+
+KEY_EXCHANGE_PORT = 500
+EVERY_PORT = Ports(0, 65535)
 
 
 class Feature(enum.StrEnum):
@@ -15,6 +27,8 @@ class Feature(enum.StrEnum):
     IPV4 = "ipv4"
     IPV6 = "ipv6"
     RULES = "rules"
+    SCTP = "sctp"
+    IPSEC = "ipsec"
 
     @property
     def define(self) -> str:
@@ -32,7 +46,29 @@ def features_of(config: Config) -> frozenset[Feature]:
     found = {Feature(family) for family in _families(config)} or {Feature.IPV4}
     if not all(map(marks.is_exact, config.marks)):
         found.add(Feature.RULES)
+    balanced = set(_balanced(config))
+    if any(protocol is Protocol.SCTP for protocol, _ in balanced):
+        found.add(Feature.SCTP)
+    if any(protocol is Protocol.UDP and _has_exchange(ports) for protocol, ports in balanced):
+        found.add(Feature.IPSEC)
     return frozenset(found)
+
+
+def _balanced(config: Config) -> Iterator[tuple[Protocol, Ports]]:
+    """Protocols that rules and services name, with the ports that each names of them."""
+    for service in config.services:
+        if isinstance(service.key, AddressKey):
+            port = service.key.port
+            yield service.key.protocol, EVERY_PORT if port == ANY_PORT else Ports(port, port)
+    for rule in config.marks:
+        for ports in rule.ports or (EVERY_PORT,):
+            for protocol in rule.protocols:
+                yield protocol, ports
+
+
+def _has_exchange(ports: Ports) -> bool:
+    """Whether ESP and AH may follow connections to one of the ports."""
+    return ports.first <= KEY_EXCHANGE_PORT <= ports.last
 
 
 def _families(config: Config) -> Iterator[Family]:

@@ -30,23 +30,30 @@ def used(text: str) -> str:
         "services: [{mark: 1, family: ipv4}, {mark: 1, family: ipv6}]": "ipv4 ipv6",
         "services: [{protocol: tcp, address: '2001:db8::1', port: 80}]": "ipv6",
         # found by hash
-        "marks: [{mark: 1, address: 192.0.2.1, ports: [80, 443]}]": "ipv4",
-        "marks: [{mark: 1, address: '2001:db8::1', port: 80}]": "ipv6",
+        "marks: [{mark: 1, address: 192.0.2.1, ports: [80, 443]}]": "ipv4 sctp",
+        "marks: [{mark: 1, address: '2001:db8::1', port: 80}]": "ipv6 sctp",
         # compared in order
-        "marks: [{mark: 1, address: 192.0.2.0/24, port: 80}]": "ipv4 rules",
-        "marks: [{mark: 1, address: 192.0.2.1, port: 80-81}]": "ipv4 rules",
-        "marks: [{mark: 1, address: 192.0.2.1, port: any}]": "ipv4 rules",
-        "marks: [{mark: 1, address: 192.0.2.1, port: 80, source: 10.0.0.1}]": "ipv4 rules",
-        "marks: [{mark: 1, address: 192.0.2.1, port: 80, interface: eth0}]": "ipv4 rules",
-        "marks: [{mark: 1, address: 192.0.2.1, port: 80, vlan: 7}]": "ipv4 rules",
-        "marks: [{mark: 1, address: any, source: '2001:db8::/32'}]": "ipv6 rules",
+        "marks: [{mark: 1, address: 192.0.2.0/24, port: 80}]": "ipv4 rules sctp",
+        "marks: [{mark: 1, address: 192.0.2.1, port: 80-81}]": "ipv4 rules sctp",
+        "marks: [{mark: 1, address: 192.0.2.1, port: any}]": "ipsec ipv4 rules sctp",
+        "marks: [{mark: 1, address: 192.0.2.1, port: 80, source: 10.0.0.1}]": "ipv4 rules sctp",
+        "marks: [{mark: 1, address: 192.0.2.1, port: 80, interface: eth0}]": "ipv4 rules sctp",
+        "marks: [{mark: 1, address: 192.0.2.1, port: 80, vlan: 7}]": "ipv4 rules sctp",
+        "marks: [{mark: 1, address: any, source: '2001:db8::/32'}]": "ipsec ipv6 rules sctp",
         # marks packets of both families, whatever is balanced
-        "marks: [{mark: 1, address: any, port: 80}]": "ipv4 ipv6 rules",
+        "marks: [{mark: 1, address: any, port: 80}]": "ipv4 ipv6 rules sctp",
+        "services: [{protocol: sctp, address: 192.0.2.1, port: 80}]": "ipv4 sctp",
+        "services: [{protocol: udp, address: 192.0.2.1, port: 500}]": "ipsec ipv4",
+        "services: [{protocol: udp, address: 192.0.2.1, port: 501}]": "ipv4",
+        "services: [{protocol: udp, address: 192.0.2.1, port: any, persistence: 9}]": "ipsec ipv4",
+        "marks: [{mark: 1, protocol: udp, address: 192.0.2.1, port: 500}]": "ipsec ipv4",
+        "marks: [{mark: 1, protocol: tcp, address: 192.0.2.1, port: 500}]": "ipv4",
+        "marks: [{mark: 1, protocol: tcp, address: 192.0.2.1, port: 80}]": "ipv4",
         "features: used": "ipv4",
-        "features: all": "ipv4 ipv6 rules",
+        "features: all": "ipsec ipv4 ipv6 rules sctp",
     }.items(),
 )
-def test_a_configuration_uses_the_families_and_rules_that_it_names(text: str, names: str) -> None:
+def test_a_configuration_uses_what_it_names(text: str, names: str) -> None:
     assert used(text) == names
 
 
