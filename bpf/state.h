@@ -67,7 +67,11 @@ static __always_inline u64 state_row(u32 view, u8 protocol, u32 event, bool secu
 /* What a row makes of one state. */
 static __always_inline u32 state_follow(u64 row, u32 state)
 {
-	return (row >> (state & 15) * 4 & 15) | (state & STATE_SCTP);
+	u32 next = (row >> (state & 15) * 4 & 15) | (state & STATE_SCTP);
+
+	/* verifier of 6.1, which knows no bound of it: "register with unbounded min value" */
+	asm volatile("" : "+r"(next));
+	return next;
 }
 
 static __always_inline u32 state_next(u32 view, u8 protocol, u32 state, u32 event, bool secure)
