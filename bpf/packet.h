@@ -9,12 +9,6 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
-/*
- * A packet's flags: TCP's.  Of SCTP an event, what it is there for TCP_SYN and TCP_RST mean with
- * TCP: that it opens a connection, and that it cannot.
- */
-#define PACKET_EVENT_SHIFT 8
-#define PACKET_SCTP_DATA (EVENT_DATA << PACKET_EVENT_SHIFT)
 /* ESP or AH, which goes where the key exchange of the same ends does, and opens nothing. */
 #define PACKET_FOLLOWS (1 << 16)
 #define KEY_EXCHANGE_PORT (u64) bpf_htons(500)
@@ -41,7 +35,7 @@ struct packet {
 	u32 vlan; /* the outermost tag + 1, 0: none */
 	u32 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
 	u32 interface; /* flags of the interface that it came by */
-	u32 flags; /* TCP's, and what stands for them */
+	u32 flags; /* TCP's; of other protocols what stands for them: sctp.h */
 	u32 ttl;
 	u32 action; /* what forwarding decided on */
 	u32 mtu; /* of the road, where the packet is too big for it */
@@ -198,12 +192,10 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 						  u8 protocol, u64 *ports)
 {
 	struct tcphdr *tcp;
-	struct udphdr *udp;
 
 	/* verifier, where it is computed anew after the check: "offset is outside of the packet" */
 	asm volatile("" : "+r"(transport));
 	tcp = transport;
-	udp = transport;
 	if (protocol == IPPROTO_TCP) {
 		if ((void *)(tcp + 1) > end)
 			return REASON_MALFORMED;
@@ -214,9 +206,9 @@ static __always_inline int packet_parse_transport(struct packet *packet, void *t
 	}
 	if (packet_is_other(protocol))
 		return packet_parse_other(packet, transport, end, protocol, ports);
-	if ((void *)(udp + 1) > end)
+	if (transport + sizeof(struct udphdr) > end)
 		return REASON_MALFORMED;
-	packet->headers += sizeof(*udp);
+	packet->headers += sizeof(struct udphdr);
 	*ports = *(u32 *)transport | (u64)IPPROTO_UDP << 32;
 	return REASON_OK;
 }

@@ -17,6 +17,13 @@
 /* Chunks stand at multiples of four bytes. */
 #define SCTP_CHUNK_MASK 0x3ffcULL
 
+/*
+ * A packet's flags: the event, and what TCP_SYN and TCP_RST are there for with TCP, that it opens a
+ * connection and that it cannot.
+ */
+#define PACKET_EVENT_SHIFT 8
+#define PACKET_SCTP_DATA (EVENT_DATA << PACKET_EVENT_SHIFT)
+
 /* The head of a chunk. */
 struct sctp_chunk {
 	u8 type;

@@ -85,15 +85,8 @@ def service_list(options: Options, json: bool, stats: bool, rate: bool) -> None:
     from lvsxdp import views
 
     columns = counters_or_rates(SERVICE_NAMES, stats, rate) or (
-        "service",
-        "name",
-        "scheduler",
-        "persistence",
-        "netmask",
-        "backends",
-        "connections",
-        "packets",
-        "bytes",
+        *("service", "name", "scheduler", "persistence", "netmask", "backends"),
+        *("connections", "packets", "bytes"),
     )
     with opened(options) as (balancer, _):
         print_rows(views.services(balancer), columns, json)

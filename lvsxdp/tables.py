@@ -301,15 +301,13 @@ def _remove_service(change: _Change, old: Service) -> None:
 def settings_word(schema: Schema, settings: Settings, services: Iterable[Service]) -> int:
     """All settings in one word, with what the services need of the look-up."""
     bit = schema.enums["setting"]
-    word = bit["expire_nodest_conn"] * settings.expire_nodest_conn
-    word |= bit["expire_quiescent_template"] * settings.expire_quiescent_template
-    word |= bit["require_local"] * settings.require_local
-    word |= bit["cache_bypass"] * settings.cache_bypass
-    word |= bit["reuse_closed"] * bool(settings.conn_reuse_mode & 1)
+    word = bit["reuse_closed"] * bool(settings.conn_reuse_mode & 1)
     word |= bit["reuse_fin_wait"] * bool(settings.conn_reuse_mode & 2)
-    word |= bit["sloppy_tcp"] * settings.sloppy_tcp
-    word |= bit["sloppy_sctp"] * settings.sloppy_sctp
-    word |= bit["secure_tcp"] * bool(settings.secure_tcp)
+    for name in (
+        *("expire_nodest_conn", "expire_quiescent_template", "require_local", "cache_bypass"),
+        *("sloppy_tcp", "sloppy_sctp", "secure_tcp"),
+    ):
+        word |= bit[name] * bool(getattr(settings, name))
     served = list(services)
     ports = {service.key.port for service in served if isinstance(service.key, AddressKey)}
     word |= bit["ftp_service"] * (FTP_PORT in ports)
@@ -391,8 +389,7 @@ def _effect(
 
 def timeouts(schema: Schema, settings: Settings) -> dict[int, int]:
     """State -> jiffies that a connection lives in it without a packet."""
-    numbers = schema.enums["state"]
-    return {numbers[n]: t * schema.hz for n, t in setting.timeouts(settings).items()}
+    return {schema.enums["state"][n]: t * schema.hz for n, t in setting.timeouts(settings).items()}
 
 
 def _timeout_writes(schema: Schema, old: Settings, new: Settings, first: bool) -> list[Write]:
