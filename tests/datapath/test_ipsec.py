@@ -41,6 +41,7 @@ def test_they_go_where_the_key_exchange_went_and_arm_it_again(
     datapath.apply(GATEWAY)
     assert datapath.backend_for(EXCHANGE) == B
     datapath.later(200)
+    datapath.confirm()
     verdict = datapath.deliver(sealed(protocol))
     assert datapath.backend_of(verdict) == B
     expected = IP(bytes(sealed(protocol)))

@@ -24,7 +24,7 @@ services: [{{mark: 1, {ONE}, backends: {THREE}}}]
 
 def ask(datapath: Datapath, times: int, client: str = CLIENT) -> list[str | None]:
     """Sends a client's packets from one port; the backends that they went to."""
-    return [datapath.backend_for(udp(client, VIP)) for _ in range(times)]
+    return [datapath.backend_for_soon(udp(client, VIP)) for _ in range(times)]
 
 
 def kept(datapath: Datapath) -> list[tuple[str, str, int, int]]:

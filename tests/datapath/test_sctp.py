@@ -57,7 +57,7 @@ def packet(chunks: str, client: str = CLIENT, virtual: str = VIP) -> Any:
 
 def play(datapath: Datapath, packets: list[str], client: str = CLIENT) -> list[str | None]:
     """Sends a client's packets; the backends that they went to."""
-    return [datapath.backend_for(packet(chunks, client)) for chunks in packets]
+    return [datapath.backend_for_soon(packet(chunks, client)) for chunks in packets]
 
 
 def states(datapath: Datapath) -> list[tuple[str, int]]:

@@ -22,7 +22,7 @@ services:
 
 def play(datapath: Datapath, packets: list[str], client: str = CLIENT) -> list[str | None]:
     """Sends a client's TCP packets, by their flags; the backends that they went to."""
-    return [datapath.backend_for(tcp(client, VIP, flags)) for flags in packets]
+    return [datapath.backend_for_soon(tcp(client, VIP, flags)) for flags in packets]
 
 
 def states(datapath: Datapath) -> list[tuple[str, int]]:
