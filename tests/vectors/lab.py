@@ -15,7 +15,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.sctp import SCTP
 
 from lvsxdp import ageing, entries, maps, records, show, views
-from tests.datapath.harness import Datapath, Verdict
+from tests.datapath.harness import ROUTER_MAC, Datapath, Verdict
 from tests.vectors import services
 from tests.vectors.services import Mark, Service
 from tests.vectors.stage import Stage, unreachable
@@ -146,14 +146,16 @@ class Lab:
         return Sent(flow, verdict, self._server(verdict))
 
     def _server(self, verdict: Verdict) -> str | None:
-        if verdict.action == "redirect":
+        is_sent = verdict.action in ("tx", "redirect")
+        is_answer = is_sent and verdict.frame[:6].hex(":") == ROUTER_MAC
+        if is_sent and not is_answer:
             address = self.stage.macs.get(verdict.frame[:6].hex(":"))
             return self.letter(address)
         told = verdict.handover or {}
         if told.get("reason") == "forwarded":
             # once a second a next hop's packet takes the kernel's road, by the same decision
             return self._identities()[told["backend"]]
-        refused = verdict.action == "tx" and unreachable(verdict.frame)
+        refused = is_answer and unreachable(verdict.frame)
         before, self.refused = self.refused, self._refusals()
         # answers have a rate, beyond which a packet without a server is dropped
         without = verdict.action == "drop" and self.refused > before
