@@ -115,6 +115,23 @@ def test_what_a_removed_backend_counted_stays_with_its_service(fresh: Datapath) 
     assert counted(service_row(fresh)) == (2, 5, 5 * BYTES)
 
 
+def test_a_backend_that_comes_back_has_counted_for_its_own_service_alone(fresh: Datapath) -> None:
+    settings = "settings: {expire_nodest_conn: 0}\n"
+    fresh.apply(shop(A) + settings)
+    send(fresh, "198.51.100.7", 3)
+    fresh.apply(shop(B) + settings)
+    fresh.apply(shop(A, B) + settings)
+    assert counted(fresh.backends()[A]) == (1, 3, 3 * BYTES)
+    fresh.apply(settings)
+    fresh.apply(shop(A, B) + settings)
+    assert counted(fresh.backends()[A]) == (0, 0, 0)
+    assert counted(service_row(fresh)) == (0, 0, 0)
+    send(fresh, "198.51.100.7", 2)
+    assert counted(service_row(fresh)) == (0, 2, 2 * BYTES)
+    assert counted(fresh.backends()[A]) == (0, 2, 2 * BYTES)
+    assert counted(total(fresh)) == (1, 5, 5 * BYTES)
+
+
 def test_what_a_removed_service_counted_stays_in_the_total(fresh: Datapath) -> None:
     fresh.apply(shop(A))
     send(fresh, "198.51.100.7", 3)

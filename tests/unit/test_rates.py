@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsxdp import estimating, rates
@@ -63,7 +63,6 @@ def test_no_rate_is_further_from_the_exact_one_than_the_bits_that_are_cut_off(
         assert 0 <= exact - Fraction(scaled, 2**scale) < Fraction(4, 2**scale)
 
 
-@settings(deadline=None)
 @given(st.lists(COUNTS, min_size=1, max_size=5), st.sampled_from([1, 2, 7, 500]))
 def test_intervals_that_were_missed_share_what_was_counted(
     counted: list[Counts], intervals: int
