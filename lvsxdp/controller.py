@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -395,12 +395,12 @@ class Balancer:
                 return service
         return None
 
-    def total(self, name: str, index: int) -> dict[str, int]:
-        """The counters of one entry, all CPUs together."""
+    def total(self, name: str, index: int, wanted: Collection[str] | None = None) -> dict[str, int]:
+        """The counters of one entry, or those that are wanted, all CPUs together."""
         layout = self.schema.values[name]
         raw = self.map(name).look_up(records.number(index)) or b""
         parts = records.per_cpu(raw, layout.size)
-        fields = [field for field in layout.fields if field != "padding"]
+        fields = wanted or [field for field in layout.fields if field != "padding"]
         return {field: sum(layout.number(part, field) for part in parts) for field in fields}
 
     def reasons(self) -> dict[str, int]:

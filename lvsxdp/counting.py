@@ -22,13 +22,13 @@ COUNTERS = {"service_zeros": "service_counters", "backend_zeros": "lanes"}
 def of_service(balancer: Balancer, identity: int) -> Seen:
     """What a service id has counted."""
     zero = balancer.total("service_zeros", identity)
-    return Seen(zero["turn"], _since(zero, balancer.total("service_counters", identity)))
+    return Seen(zero["turn"], _since(zero, balancer.total("service_counters", identity, NAMES)))
 
 
 def of_backend(balancer: Balancer, place: BackendPlace) -> Seen:
     """What a backend has counted."""
     zero = balancer.total("backend_zeros", place.id)
-    counts = _since(zero, balancer.total("lanes", place.id))
+    counts = _since(zero, balancer.total("lanes", place.id, NAMES))
     return Seen(_identity(place, zero["turn"]), counts)
 
 
@@ -40,7 +40,7 @@ def of_all(balancer: Balancer) -> Seen:
 
 def _total(balancer: Balancer) -> dict[str, int]:
     ids = balancer.state.book.service_generations
-    counted = [balancer.total("service_counters", identity) for identity in ids]
+    counted = [balancer.total("service_counters", identity, NAMES) for identity in ids]
     return {name: sum(each[name] for each in counted) for name in NAMES}
 
 
@@ -123,7 +123,7 @@ def zero(balancer: Balancer, only: Service | None) -> None:
 
 def note(balancer: Balancer, table: str, index: int) -> None:
     """Notes in a row of this table where the counters that belong to it stand."""
-    _note(balancer, table, index, balancer.total(COUNTERS[table], index))
+    _note(balancer, table, index, balancer.total(COUNTERS[table], index, NAMES))
 
 
 def _note(balancer: Balancer, table: str, index: int, counted: dict[str, int]) -> None:
