@@ -143,7 +143,7 @@ def transitions(node: Node) -> Iterator[Case]:
         if missing:
             raise table.error(f"{', '.join(sorted(missing))} is missing")
         states = _states(fields)
-        for name in parts & fields.keys():
+        for name in (name for name in fields if name in parts):
             if protocol == "sctp":
                 yield from _view(protocol, False, name, fields[name], states)
                 continue
