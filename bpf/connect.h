@@ -99,8 +99,7 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 	int reason = REASON_TABLE_FULL;
 
 	if (journey->one_packet) {
-		/* for this moment the backend carries one more, which may overload it */
-		limit_follow(journey->backend, ROW(loads, journey->backend)->total + 1);
+		limit_touch(journey->backend);
 		return connect_count(journey);
 	}
 	if (connect_may_create(ctx, journey))

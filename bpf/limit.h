@@ -45,6 +45,19 @@ static __always_inline void limit_follow(u64 reference, s64 total)
 	}
 }
 
+/* The backend has one connection more for a moment; where CPUs interfere, another has judged it. */
+static __always_inline void limit_touch(u64 reference)
+{
+	u64 *limit = ROW(limits, reference), before = READ_ONCE(*limit), after;
+	u64 total = READ_ONCE(ROW(loads, reference)->total);
+
+	if (!before)
+		return;
+	after = limit_judge(limit_judge(before, total + 1), total);
+	if (after != before)
+		word_change(limit, before, after);
+}
+
 /* The backend is overloaded: by the word, but where the count says plainly what it is by now. */
 static __always_inline bool limit_is_reached(u32 backend)
 {
