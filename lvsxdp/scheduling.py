@@ -84,6 +84,11 @@ def wrr_step(weights: Sequence[int], weight: int) -> int:
     return weight
 
 
+def first_cursor(members: Sequence[Member]) -> Cursor:
+    """Where a scheduler begins that a list is given whole: wrr with its heaviest."""
+    return Cursor(0, wrr_rounds([member.weight for member in members]).top)
+
+
 def next_cursor(
     scheduler: Scheduler, before: Sequence[Member], after: Sequence[Member], cursor: Cursor
 ) -> Cursor:

@@ -280,12 +280,11 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
 
 
 def _cursor_after(change: _Change, old: Service, new: Service, was: ServicePlace) -> Cursor:
-    """The cursor goes on across an edit; another scheduler starts afresh."""
+    """The cursor goes on across an edit; another scheduler begins with the list as it was."""
     members = scheduling.members_of(new.backends)
-    if old.scheduler is not new.scheduler:
-        return scheduling.next_cursor(new.scheduler, (), members, Cursor())
     before = scheduling.members_of(old.backends)
-    at = change.host.cursor(was)
+    same = old.scheduler is new.scheduler
+    at = change.host.cursor(was) if same else scheduling.first_cursor(before)
     return scheduling.next_cursor(new.scheduler, before, members, at)
 
 

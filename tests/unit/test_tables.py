@@ -650,14 +650,16 @@ def test_the_cursor_goes_on_across_an_edit() -> None:
     assert cursor_of(machine) == Cursor(1)
 
 
-def test_another_scheduler_starts_afresh() -> None:
+def test_another_scheduler_starts_afresh_with_the_list_as_it_is() -> None:
+    """wrr that has the servers from the start begins with the heaviest: IPVS's init_service."""
     machine = Machine()
     machine.become(shop(*hosts(1, 3)))
     identity = machine.book.services["mark:1"].id
-    new = shop(*hosts(1, 3), scheduler=Scheduler.WRR)
-    for write in machine.plan(new, {identity: Cursor(2)}):
-        perform(machine.maps, write)
-    assert cursor_of(machine) == Cursor(0, 1)
+    for backends in (hosts(1, 3), hosts(1, 3, 1)):
+        new = shop(*backends, scheduler=Scheduler.WRR)
+        for write in machine.plan(new, {identity: Cursor(2)}):
+            perform(machine.maps, write)
+        assert cursor_of(machine) == Cursor(0, 3)
 
 
 def test_a_new_name_alone_writes_nothing() -> None:
