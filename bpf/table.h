@@ -120,17 +120,17 @@ static __always_inline u32 table_service(u32 table, struct slot *slot)
 /* How soon a slot's entry may go: 0 for at once, then the half-open by their end, others never. */
 static __always_inline u64 table_rank(u32 table, struct slot *slot, u64 word, u64 now)
 {
-	u64 end;
+	u64 end, stays = word_flags(word) & SLOT_CONFIRMED;
 
 	if (!word_is_used(word))
 		return word_state(word) == STATE_BUSY ? RANK_STAYS : 0;
 	end = table_end(table, slot, word);
 	if (now >= end + CLAIM_DELAY)
 		return 0;
-	if (word_flags(word) & SLOT_CONFIRMED &&
-	    (table_holds_persistence(table) || !state_is_over(word_state(word))))
-		return RANK_STAYS;
-	return end;
+	if (!table_holds_persistence(table))
+		stays &= !state_is_over(word_state(word));
+	/* verifier of 6.1, where it is a branch of the loop: "back-edge" */
+	return end | -stays;
 }
 
 /* The seat is in a map, so that the verifier need not follow what it knows of each from slot to slot. */
