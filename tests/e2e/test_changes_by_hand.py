@@ -82,6 +82,8 @@ def test_a_service_is_added_edited_shown_and_deleted(lb: Pair) -> None:
         "persistence": 60,
         "netmask": "255.255.255.0",
         "expiry": "strict",
+        "one_packet": False,
+        "sloppy_tcp": False,
         **dict.fromkeys(("connections", "packets", "bytes", "out_packets", "out_bytes"), 0),
         **dict.fromkeys(("cps", "in_pps", "out_pps", "in_bps", "out_bps")),
     }
