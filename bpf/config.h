@@ -23,6 +23,10 @@
 #ifndef MARK_WORDS
 #define MARK_WORDS (1 << 18)
 #endif
+/* Destinations that lblc and lblcr remember; 1 where no service has one of these. */
+#ifndef DESTINATION_CAPACITY
+#define DESTINATION_CAPACITY 32768
+#endif
 /* At least as many as the machine may have. */
 #ifndef CPUS
 #define CPUS 64
@@ -46,10 +50,15 @@
 #ifndef FEATURE_RULES
 #define FEATURE_RULES 1
 #endif
+/* lblc and lblcr. */
+#ifndef FEATURE_LOCALITY
+#define FEATURE_LOCALITY 1
+#endif
 
 /* A change writes beside what it replaces, so these hold everything twice and leave room to move. */
 #define MEMBER_CAPACITY (4 * BACKEND_CAPACITY)
-#define SLOT_CAPACITY (512 * SERVICE_CAPACITY)
+/* sh and dh take 256 slots of these and mh 4093, so that mh serves some 500 services of 1024. */
+#define SLOT_CAPACITY (SERVICE_CAPACITY > 128 ? 2048 * SERVICE_CAPACITY : 1 << 18)
 #define SERVICE_CONFIG_CAPACITY (2 * SERVICE_CAPACITY)
 
 /* Bits of the filter that tells at a glance what is nobody's business. */
@@ -84,6 +93,8 @@
 #define MARK_SCAN 32
 /* Members that a scheduler looks at before it calls itself again. */
 #define SCAN_STEP 64
+/* Slots that mh-fallback tries before mh calls itself again. */
+#define MH_STEP 256
 /* How often a decision starts over because the service changed under it. */
 #define DECISION_ATTEMPTS 4
 /* Slots where a key can be: those of one bucket, from the one that its hash names. */

@@ -7,6 +7,28 @@ struct mark_fit {
 	u64 wide;
 };
 
+/* A step of twos' pass that is drawn, by where it begins, and how far into its weights. */
+struct draw {
+	u64 left;
+	u64 scan;
+};
+
+/* What lblc and lblcr found of a destination's set. */
+struct locality {
+	u64 kept_load;
+	u64 kept_order;
+	u64 most_load;
+	u64 most_order;
+	u32 kept; /* the least loaded: its place in the list + 1 */
+	u32 kept_weight;
+	u32 most; /* the most loaded: its seat's number + 1 */
+	u32 most_weight;
+	u32 live; /* backends in it */
+	u32 free; /* a free seat's number + 1 */
+	u32 parts; /* 0: there is none */
+	u32 room; /* a member of the list has half of its weight free */
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -27,6 +49,10 @@ struct journey {
 	u32 next; /* wrr: the best of the next round, + 1 */
 	u32 best_weight;
 	u32 turn; /* rr: the place that it looks at */
+	u64 weights; /* twos: of those looked at, */
+	u64 added; /* and of those in this step */
+	struct draw draws[2];
+	struct locality locality;
 	u32 controlled; /* by the persistence entry that was found or made */
 	u64 persistence; /* generation << 32 | place of it */
 	union { /* its key */

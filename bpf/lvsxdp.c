@@ -33,6 +33,10 @@
 #include "age.h"
 #include "schedule.h"
 #include "least.h"
+#include "schedule_hash.h"
+#include "schedule_twos.h"
+#include "schedule_local.h"
+#include "schedule_lblcr.h"
 #include "nexthop.h"
 #include "classify.h"
 #include "forward.h"
@@ -268,3 +272,47 @@ int scheduler_ovf(struct hook_context *ctx)
 
 	return schedule_exit(ctx, journey, schedule_ovf(journey, config), SCHEDULER_OVF);
 }
+
+int scheduler_dh(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_dh(journey, config), SCHEDULER_DH);
+}
+
+int scheduler_mh(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_mh(journey, config), SCHEDULER_MH);
+}
+
+int scheduler_twos(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_twos(journey, config), SCHEDULER_TWOS);
+}
+
+#if FEATURE_LOCALITY
+
+int scheduler_lblc(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_lblc(journey, config), SCHEDULER_LBLC);
+}
+
+int scheduler_lblcr(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct service_config *config = schedule_config(journey);
+
+	return schedule_exit(ctx, journey, schedule_lblcr(journey, config), SCHEDULER_LBLCR);
+}
+
+#endif

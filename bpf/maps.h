@@ -54,8 +54,13 @@ FLAT_TABLE("array", u32, struct service_config, service_configs, SERVICE_CONFIG_
 	   FLAT_SERVICE_CONFIGS)
 /* Backend lists, in scheduling order, each a range that one service_config names. */
 FLAT_TABLE("array", u32, struct member, members, MEMBER_CAPACITY, FLAT_MEMBERS)
-/* Hash tables of sh, as places in a list, each a range that one service_config names. */
-TABLE("array", u32, u32, slots, SLOT_CAPACITY, 0)
+/* Tables of sh, dh and mh, as places in a list, each a range that one service_config names. */
+FLAT_TABLE("array", u32, u16, slots, SLOT_CAPACITY, FLAT_SLOTS)
+/*
+ * Backend id -> its place in the list of a service with lblc or lblcr, in that version: versions of
+ * even generations have one half, those of odd ones the other.
+ */
+FLAT_TABLE("array", u32, u32, member_places, 2 * BACKEND_CAPACITY, FLAT_MEMBER_PLACES)
 /* Backend id -> backend. */
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
 /* Backend id -> its thresholds, and whether it is overloaded, which the data plane notes: limit.h. */
@@ -94,6 +99,9 @@ FLAT_TABLE("array", u32, struct share, share_recounts, SERVICE_CAPACITY, FLAT_SH
 FLAT_TABLE("array", u32, u64, rounds, 4, FLAT_ROUNDS)
 /* Backend id -> connections as a sweep counts them; zeroed before each sweep. */
 FLAT_TABLE("array", u32, struct load, recounts, BACKEND_CAPACITY, FLAT_RECOUNTS)
+/* Destination of a service -> its backends, of lblc and lblcr; what was not used longest goes. */
+TABLE("lru_hash", struct destination_key, struct destination_set, destinations,
+      DESTINATION_CAPACITY, 0)
 /* Bucket of persistence entries -> what its connections weigh as a sweep finds them: sweep.h. */
 FLAT_TABLE("array", u32, u64, bucket_sums4, PERSISTENCE_SLOTS / BUCKET_SLOTS, FLAT_BUCKET_SUMS4)
 FLAT_TABLE("array", u32, u64, bucket_sums6, PERSISTENCE_SLOTS / BUCKET_SLOTS, FLAT_BUCKET_SUMS6)

@@ -1,7 +1,5 @@
 /* Schedulers, one program each; a long list is looked at SCAN_STEP members a run. */
 #define SCHEDULE_AGAIN (-1)
-#define SH_BUCKETS 256
-#define GOLDEN_RATIO 0x61C88647
 
 /* Where rr and wrr stand: generation, place of the last pick + 1 (0: the head), wrr's weight. */
 #define CURSOR(generation, position, weight) \
@@ -187,55 +185,6 @@ static __always_inline int schedule_wrr(struct journey *journey, struct service_
 		if (place >= start && member->weight >= weight)
 			return schedule_advance(journey, config, place, weight);
 		schedule_wrr_note(journey, place, member->weight, lower);
-	}
-	journey->scan += SCAN_STEP;
-	return SCHEDULE_AGAIN;
-}
-
-/* An address as one number, as IPVS folds it: host order, IPv6's words exclusive-ored. */
-static __always_inline u32 schedule_fold(struct packet *packet)
-{
-	__be32 *client = packet->flow6.client;
-
-	if (packet_is_ipv6(packet))
-		return bpf_ntohl(client[0] ^ client[1] ^ client[2] ^ client[3]);
-	return bpf_ntohl(packet->flow4.client);
-}
-
-/* The place that a bucket of sh's table names, + 1; 0 where its member takes nobody. */
-static __always_inline u32 schedule_sh_bucket(struct service_config *config, u32 bucket)
-{
-	u32 index = config->slots_offset + (bucket & (SH_BUCKETS - 1));
-	u32 *place = slots.lookup(&index);
-	struct member *member;
-
-	if (!place)
-		return 0;
-	member = schedule_member(config, *place);
-	return member && schedule_is_usable(member) ? *place + 1 : 0;
-}
-
-/* sh: the client's bucket; with sh-fallback other buckets where its member takes nobody. */
-static __always_inline int schedule_sh(struct journey *journey, struct service_config *config)
-{
-	u32 port = 0, hash, first, place, offset;
-
-	if (config->flags & SERVICE_SH_PORT)
-		port = bpf_ntohs(packet_client_port(&journey->packet));
-	hash = port + schedule_fold(&journey->packet);
-	first = (hash * GOLDEN_RATIO) >> 24;
-	place = schedule_sh_bucket(config, first);
-	if (place)
-		return schedule_take(journey, config, place - 1);
-	if (!(config->flags & SERVICE_SH_FALLBACK))
-		return REASON_NO_BACKEND;
-	for (u32 i = 0; i < SCAN_STEP; i++) {
-		if (journey->scan + i >= SH_BUCKETS)
-			return REASON_NO_BACKEND;
-		offset = (journey->scan + i + first) & (SH_BUCKETS - 1);
-		place = schedule_sh_bucket(config, offset + first);
-		if (place)
-			return schedule_take(journey, config, place - 1);
 	}
 	journey->scan += SCAN_STEP;
 	return SCHEDULE_AGAIN;

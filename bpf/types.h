@@ -42,6 +42,11 @@ enum scheduler {
 	SCHEDULER_NQ = 6,
 	SCHEDULER_FO = 7,
 	SCHEDULER_OVF = 8,
+	SCHEDULER_DH = 9,
+	SCHEDULER_TWOS = 10,
+	SCHEDULER_MH = 11,
+	SCHEDULER_LBLC = 12,
+	SCHEDULER_LBLCR = 13,
 };
 
 /* Places in a hook's program array.  A scheduler stands at PROGRAM_SCHEDULER + its number. */
@@ -136,7 +141,9 @@ enum switch_word {
 	SWITCH_CLOCK = 2, /* jiffies added to the clock, test builds only */
 	SWITCH_EPOCH = 3, /* one more after each change: what was remembered before it is void */
 	SWITCH_UNPRIVILEGED = 7, /* the first port that FTP's data may be on: service.h */
-	SWITCH_MAX = 8,
+	SWITCH_LBLC_EXPIRATION = 10, /* jiffies that a destination is kept unused */
+	SWITCH_LBLCR_EXPIRATION = 11,
+	SWITCH_MAX = 16,
 };
 
 enum setting {
@@ -161,8 +168,8 @@ enum service_flag {
 	SERVICE_ANY_PORT = 4,
 	SERVICE_STRICT = 8, /* expiry: strict */
 	SERVICE_FTP = 16, /* on port 21: its persistence entries are for any port */
-	SERVICE_SH_PORT = 32,
-	SERVICE_SH_FALLBACK = 64,
+	SERVICE_HASH_PORT = 32, /* sh-port, mh-port */
+	SERVICE_HASH_FALLBACK = 64, /* sh-fallback, mh-fallback */
 	SERVICE_BY_COUNTS = 4096, /* the choice goes by what backends carry */
 	SERVICE_SLOPPY_TCP = 65536, /* as SETTING_SLOPPY_TCP, for this one */
 	SERVICE_ONE_PACKET = 131072, /* UDP packets are scheduled one by one */
@@ -300,12 +307,36 @@ struct service_config {
 	u32 weight_max; /* wrr: where a round starts; 0: nobody has a weight */
 	u32 cursor_position; /* where rr and wrr go on in this version */
 	u32 cursor_weight;
-	u32 padding;
+	u32 since; /* the generation in which the service got its scheduler */
 };
 
 struct member {
 	u32 backend;
 	u32 weight;
+};
+
+/* A destination of a service with lblc or lblcr; a set of many backends has several parts. */
+struct destination_key {
+	__be32 address[4];
+	u32 service;
+	u32 since; /* another choice of scheduler knows nothing of it */
+	u32 part;
+	u32 padding;
+};
+
+/* A backend of a set. */
+struct destination_seat {
+	u64 backend; /* generation << 32 | id */
+	u64 order; /* the later it came, the higher */
+};
+
+/* A part of a destination's set of backends: of one, under lblc. */
+struct destination_set {
+	u64 used; /* jiffies: when it was last asked for */
+	u64 changed; /* jiffies: when a backend last came or went; here and below: the first part's */
+	u64 order; /* of the backend that came last */
+	u64 parts;
+	struct destination_seat seats[8];
 };
 
 struct backend {
@@ -620,5 +651,7 @@ enum flat {
 	FLAT_TOTAL_ZERO = 35,
 	FLAT_MEMBERS = 40,
 	FLAT_LIMITS = 41,
+	FLAT_SLOTS = 42,
+	FLAT_MEMBER_PLACES = 43,
 	FLAT_REFUSALS = 50,
 };

@@ -35,6 +35,8 @@ class ServicePlace:
     list_length: int
     slots: int | None
     backends: Mapping[str, BackendPlace]
+    slots_length: int = 0
+    since: int = 0  # the generation in which the service got its scheduler
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,10 +195,11 @@ class Numbers:
 
 
 class Ranges:
-    """Ranges of members, of which some are taken."""
+    """Ranges of an array's entries, of which some are taken."""
 
-    def __init__(self, taken: Iterable[tuple[int, int]]) -> None:
-        """The start and length of each that is taken."""
+    def __init__(self, taken: Iterable[tuple[int, int]], what: str, remedy: str) -> None:
+        """The start and length of each that is taken; what one is for, and what makes room."""
+        self.what, self.remedy = what, remedy
         self._gaps: list[tuple[int, int]] = []  # start and length of each, in order
         self._end = 0
         for start, length in sorted(taken):
@@ -215,7 +218,8 @@ class Ranges:
             return start
         start = self._end
         if start + length > capacity:
-            raise ConflictError(f"no room for a list of {length} backends: raise capacity.backends")
+            what = self.what.format(length=length)
+            raise ConflictError(f"no room for {what}: {self.remedy}")
         self._end += length
         return start
 
@@ -247,9 +251,11 @@ class Places:
         return Numbers((place.row for place in self._known), "services")
 
     @functools.cached_property
-    def slots(self) -> Numbers:
-        """Tables of sh."""
-        return Numbers((p.slots for p in self._known if p.slots is not None), "services")
+    def slots(self) -> Ranges:
+        """Tables of sh, dh and mh."""
+        taken = ((p.slots, p.slots_length) for p in self._known if p.slots is not None)
+        what = "a scheduler's table of {length} slots"
+        return Ranges(taken, what, "raise capacity.services and attach anew")
 
     @functools.cached_property
     def backends(self) -> Numbers:
@@ -260,4 +266,5 @@ class Places:
     @functools.cached_property
     def members(self) -> Ranges:
         """Lists of backends."""
-        return Ranges((place.list_offset, place.list_length) for place in self._known)
+        taken = ((place.list_offset, place.list_length) for place in self._known)
+        return Ranges(taken, "a list of {length} backends", "raise capacity.backends")

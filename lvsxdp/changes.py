@@ -314,3 +314,22 @@ def keep_drains(running: Config, wanted: Config) -> Config:
         for service in wanted.services
     )
     return dataclasses.replace(wanted, services=services)
+
+
+def keep_last_weights(running: Config, wanted: Config) -> Config:
+    """`wanted`, with what backends of weight 0 weighed before they got it: no file says that."""
+    before = {service.key: service for service in others(running, wanted)}
+    if not before:
+        return wanted
+    services = tuple(_with_last_weights(before.get(s.key), s) for s in wanted.services)
+    return dataclasses.replace(wanted, services=services)
+
+
+def _with_last_weights(old: Service | None, new: Service) -> Service:
+    if old is None or all(backend.weight for backend in new.backends):
+        return new
+    last = {backend.key: backend.last_weight for backend in old.backends}
+    backends = tuple(
+        dataclasses.replace(b, last_weight=last.get(b.key, b.last_weight)) for b in new.backends
+    )
+    return dataclasses.replace(new, backends=backends)

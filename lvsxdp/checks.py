@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import marks
+from lvsxdp import maglev, marks
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     ANY_PORT,
@@ -137,8 +137,7 @@ def _service_faults(placed: Placed) -> Iterator[Finding]:
     place, service = placed.place, placed.service
     if placed.backends is None:
         return
-    if service.flags and service.scheduler is not Scheduler.SH:
-        yield f"{place}.flags", f"belong to scheduler sh, and the scheduler is {service.scheduler}"
+    yield from _scheduler_faults(place, service)
     yield from _protocol_faults(place, service)
     is_any = isinstance(service.key, AddressKey) and service.key.port == ANY_PORT
     if is_any and service.persistence is None:
@@ -156,6 +155,16 @@ def _protocol_faults(place: str, service: Service) -> Iterator[Finding]:
         if getattr(service, name) and isinstance(key, AddressKey) and key.protocol is not wanted:
             what = f"is for {wanted} and mark services, and the service is {key.protocol}"
             yield f"{place}.{name}", f"{what}; leave it out"
+
+
+def _scheduler_faults(place: str, service: Service) -> Iterator[Finding]:
+    foreign = [flag for flag in service.flags if flag.scheduler is not service.scheduler]
+    if foreign:
+        what = f"{foreign[0]} belongs to scheduler {foreign[0].scheduler}"
+        yield f"{place}.flags", f"{what}, and the scheduler is {service.scheduler}"
+    if service.scheduler is Scheduler.MH and len(service.backends) > maglev.SLOTS:
+        what = f"{len(service.backends)} are more than the {maglev.SLOTS} slots of mh's table"
+        yield f"{place}.backends", f"{what}; leave some out, or choose another scheduler"
 
 
 def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[Finding]:

@@ -193,6 +193,7 @@ class Balancer:
         `by_hand` is told by the next apply of a file; `sources` is what the texts of the services
         are known by, where they come from one.
         """
+        new = changes.keep_last_weights(self.state.config, new)
         if first or not (by_hand and changes.is_of_weights(self.state.config, new)):
             # an edit that brings nothing that the network matters to does without
             self.follow_network(net)

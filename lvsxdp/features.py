@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 
-from lvsxdp import marks
+from lvsxdp import locality, marks
 from lvsxdp.model import (
     ANY_PORT,
     AddressKey,
@@ -29,6 +29,7 @@ class Feature(enum.StrEnum):
     RULES = "rules"
     SCTP = "sctp"
     IPSEC = "ipsec"
+    LOCALITY = "locality"
 
     @property
     def define(self) -> str:
@@ -51,6 +52,8 @@ def features_of(config: Config) -> frozenset[Feature]:
         found.add(Feature.SCTP)
     if any(protocol is Protocol.UDP and _has_exchange(ports) for protocol, ports in balanced):
         found.add(Feature.IPSEC)
+    if any(service.scheduler in locality.SCHEDULERS for service in config.services):
+        found.add(Feature.LOCALITY)
     return frozenset(found)
 
 

@@ -102,6 +102,7 @@ def _capacity(most: dict[str, int]) -> Schema:
         "services": "Services; 1024 by default.",
         "backends": "Backends of all services together; 4096 by default.",
         "marks": "Mark rules; 4096 by default.",
+        "destinations": "Destinations that lblc and lblcr remember; 32768 by default.",
     }
     return _mapping({name: _about(texts[name], _whole(1, high)) for name, high in most.items()})
 
@@ -150,7 +151,10 @@ def _service() -> Schema:
                 {"anyOf": [_whole(1, MAX_PORT), ANY]},
             ),
             "scheduler": _about("How a backend is chosen; by default wlc.", _choice(Scheduler)),
-            "flags": _about("Of scheduler sh.", _one_or_more(_choice(SchedulerFlag))),
+            "flags": _about(
+                "Of scheduler sh, or of mh, whose names they begin with.",
+                _one_or_more(_choice(SchedulerFlag)),
+            ),
             "persistence": _about(
                 "How long a client keeps its backend: seconds, true (360), or a mapping.",
                 _persistence(),

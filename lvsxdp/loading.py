@@ -57,6 +57,8 @@ CONTROL = (
 )
 # What the programs of one version hand over to each other: never another version's.
 OWN_TABLES = ("journeys",)
+# Made in full with the feature that uses it.
+DESTINATIONS = "destinations"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def jiffies_per_second() -> int:
 
 def defines_of(config: Config, build: Build) -> dict[str, object]:
     """What the sources are compiled with."""
-    capacity = config.capacity
+    capacity, used = config.capacity, features.features_of(config)
     return {
         "HZ": jiffies_per_second(),
         "CONNECTION_SLOTS": slots_for(capacity.connections),
@@ -89,7 +91,8 @@ def defines_of(config: Config, build: Build) -> dict[str, object]:
         "BACKEND_CAPACITY": power_of_two(capacity.backends),
         "MARK_WORDS": mark_words.words_for(capacity.marks),
         "CPUS": power_of_two(maps.possible_cpus()),
-        **features.defines(features.features_of(config)),
+        **features.defines(used),
+        "DESTINATION_CAPACITY": capacity.destinations if Feature.LOCALITY in used else 1,
         **build.defines,
     }
 
@@ -210,11 +213,16 @@ def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
 
 
 def load_wider(
-    into: Path, pins: Path, described: dict[str, Any], wanted: frozenset[Feature], build: Build
+    into: Path,
+    pins: Path,
+    config: Config,
+    described: dict[str, Any],
+    wanted: frozenset[Feature],
+    build: Build,
 ) -> dict[str, Any]:
     """Loads both hooks' programs anew with these features; what is then to be described.
 
-    They are pinned in `into` and use the maps in `pins`.
+    They are pinned in `into` and use the maps in `pins`, but for one that only a new feature needs.
     """
     from lvsxdp import compiler
 
@@ -225,6 +233,11 @@ def load_wider(
         )
     defines = {**described["defines"], **features.defines(wanted)}
     build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
+    if Feature.LOCALITY in wanted - features.compiled(described["defines"]):
+        defines["DESTINATION_CAPACITY"] = config.capacity.destinations
+        _make_table(
+            DESTINATIONS, compile_control(defines, build).tables[DESTINATIONS], into, flat=False
+        )
     _load_hooks(into, pins, defines, build, described["enums"])
     return {**described, "defines": defines}
 
@@ -348,7 +361,11 @@ def load_entry(
 
     mine = {**defines, f"HOOK_{hook.upper()}": 1}
     compiled = compiler.compile_source("lvsxdp.c", mine, cache=build.cache, folder=build.folder)
-    schedulers = enums["scheduler"]
+    schedulers = {
+        name: number
+        for name, number in enums["scheduler"].items()
+        if f"scheduler_{name}" in compiled.programs
+    }
     functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
     with _links(folders, compiled, enums["flat"], build.keys) as links:
         loaded = compiled.load_all(functions, HOOKS[hook], links)

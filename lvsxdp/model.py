@@ -13,6 +13,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANY_PORT = 0
 FTP_PORT = 21
 DEFAULT_PERSISTENCE = 360
+# Seconds that lblc and lblcr keep a destination which nobody asks for.
+DEFAULT_LOCALITY = 86400
 MAX_PERSISTENCE = 2678400
 MAX_WEIGHT = 2**31 - 1
 MAX_THRESHOLD = 2**31 - 1
@@ -23,6 +25,7 @@ MAX_CAPACITY = {
     "services": 2**16,
     "backends": 2**17,
     "marks": 2**18,
+    "destinations": 2**20,
 }
 
 
@@ -63,6 +66,11 @@ class Scheduler(enum.StrEnum):
     FO = "fo"
     OVF = "ovf"
     SH = "sh"
+    DH = "dh"
+    MH = "mh"
+    TWOS = "twos"
+    LBLC = "lblc"
+    LBLCR = "lblcr"
 
 
 class Forward(enum.StrEnum):
@@ -83,6 +91,13 @@ class SchedulerFlag(enum.StrEnum):
 
     SH_PORT = "sh-port"
     SH_FALLBACK = "sh-fallback"
+    MH_PORT = "mh-port"
+    MH_FALLBACK = "mh-fallback"
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that it belongs to."""
+        return Scheduler(self.value.partition("-")[0])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,6 +141,8 @@ class Backend:
     With `upper_threshold` connections it is overloaded and gets no more, until it has less than
     `lower_threshold`.  Without an upper one (0) it never is; without a lower one, three quarters
     of the upper count.
+    `last_weight` is the last weight that was not 0, by which mh divides its table; 0 where there
+    was none.  No file says it.
     """
 
     address: Address
@@ -135,8 +152,13 @@ class Backend:
     draining: bool = False
     upper_threshold: int = 0
     lower_threshold: int = 0
+    last_weight: int = dataclasses.field(default=0, compare=False)
     # its name, once it was asked for: of very many backends it is asked for again and again
     _text: str = dataclasses.field(default="", init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.weight:
+            object.__setattr__(self, "last_weight", self.weight)
 
     @property
     def key(self) -> tuple[Address, int | None]:
@@ -236,6 +258,8 @@ class Settings:
     timeout_tcp: int = 900  # seconds, as the two that follow
     timeout_tcpfin: int = 120
     timeout_udp: int = 300
+    lblc_expiration: int = DEFAULT_LOCALITY
+    lblcr_expiration: int = DEFAULT_LOCALITY
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -250,6 +274,7 @@ class Capacity:
     services: int = 1024
     backends: int = 4096
     marks: int = 4096
+    destinations: int = 32768
 
 
 class Features(enum.StrEnum):

@@ -38,8 +38,7 @@ MAX_QUOTED = 60
 MAX_SECONDS = 86400
 MIN_INTERVAL = 0.1
 
-_SCHEDULERS_LATER = ("lblc", "lblcr", "dh", "mh", "twos")
-_FLAGS_LATER = ("mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3")
+_FLAGS_LATER = ("flag-1", "flag-2", "flag-3")
 _FORWARD_LATER = ("tunnel", "nat")
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -191,9 +190,7 @@ def parse_ports_or_any(text: str) -> Ports | None:
     return None if text == "any" else parse_ports(text)
 
 
-parse_scheduler = functools.partial(
-    parse_choice, what="a scheduler", choices=Scheduler, later=_SCHEDULERS_LATER
-)
+parse_scheduler = functools.partial(parse_choice, what="a scheduler", choices=Scheduler)
 parse_flag = functools.partial(
     parse_choice, what="a scheduler flag", choices=SchedulerFlag, later=_FLAGS_LATER
 )

@@ -1,4 +1,4 @@
-"""What the control plane prepares for the schedulers: list order, sh's table, wrr's rounds."""
+"""What the control plane prepares for the schedulers: list order, tables, wrr's rounds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from lvsxdp import maglev
 from lvsxdp.model import Backend, Scheduler, Service
 
 SH_BUCKETS = 256
+# Slots of the tables of those schedulers that have one.
+SLOTS = {Scheduler.SH: SH_BUCKETS, Scheduler.DH: SH_BUCKETS, Scheduler.MH: maglev.SLOTS}
 # These choose by how many connections backends have.
-COUNTING = frozenset({Scheduler.WLC, Scheduler.LC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF})
+COUNTING = frozenset(
+    {
+        *(Scheduler.WLC, Scheduler.LC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF),
+        *(Scheduler.TWOS, Scheduler.LBLC, Scheduler.LBLCR),
+    }
+)
 T = TypeVar("T")
 
 
@@ -62,6 +70,22 @@ def sh_table(weights: Sequence[int]) -> list[int]:
         for place, weight in enumerate(weights):
             table.extend([place] * min(max(weight, 1), SH_BUCKETS))
     return table[:SH_BUCKETS]
+
+
+def dh_table(count: int) -> list[int]:
+    """For each of dh's 256 buckets the place of its member: one bucket each, whatever it weighs."""
+    return sh_table([1] * count)
+
+
+def slot_table(service: Service, members: Sequence[Member]) -> list[int]:
+    """The table of the service's scheduler, as places in its list; empty where it has none."""
+    if service.scheduler is Scheduler.SH:
+        return sh_table([member.weight for member in members])
+    if service.scheduler is Scheduler.DH:
+        return dh_table(len(members))
+    if service.scheduler is Scheduler.MH:
+        return maglev.table(maglev.servers_of(service))
+    return []
 
 
 def wrr_rounds(weights: Sequence[int]) -> Rounds:

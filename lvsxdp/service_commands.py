@@ -124,14 +124,14 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--scheduler",
             callback=parsed("parse_scheduler"),
-            help="wlc (default), rr, wrr, lc, sed, nq, fo, ovf, sh.",
+            help="wlc (default), rr, wrr, lc, sed, nq, fo, ovf, sh, dh, mh, twos, lblc, lblcr.",
         ),
         click.option(
             "--flag",
             "flags",
             multiple=True,
             callback=parsed("parse_flag"),
-            help="Of scheduler sh: sh-port, sh-fallback.",
+            help="sh-port or sh-fallback of sh, mh-port or mh-fallback of mh.",
         ),
         click.option(
             "--persistence",

@@ -8,7 +8,7 @@ from typing import Any
 
 from lvsxdp import scalars
 from lvsxdp.errors import ConfigError
-from lvsxdp.model import MAX_PERSISTENCE, Settings
+from lvsxdp.model import DEFAULT_LOCALITY, MAX_PERSISTENCE, Settings
 
 AUTOMATIC = ("1", "2")
 TIMEOUT = "timeout_"
@@ -84,6 +84,18 @@ SETTINGS = (
     Setting("timeout_tcp", "Seconds of ESTABLISHED.", ipvs=900, numbers=SECONDS),
     Setting("timeout_tcpfin", "Seconds of FIN_WAIT.", ipvs=120, numbers=SECONDS),
     Setting("timeout_udp", "Seconds of UDP.", ipvs=300, numbers=SECONDS),
+    Setting(
+        "lblc_expiration",
+        "Seconds that lblc keeps a destination which nobody asks for.",
+        ipvs=DEFAULT_LOCALITY,
+        numbers=SECONDS,
+    ),
+    Setting(
+        "lblcr_expiration",
+        "The same of lblcr, and that a set of several stays as it is.",
+        ipvs=DEFAULT_LOCALITY,
+        numbers=SECONDS,
+    ),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 

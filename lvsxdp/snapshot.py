@@ -146,8 +146,8 @@ def backend_to(backend: Backend) -> list[Any]:
     """A backend as a list; most have no thresholds, and so a shorter one."""
     b = backend
     plain = [str(b.address), b.port, b.weight, str(b.forward), b.draining]
-    limits = [b.upper_threshold, b.lower_threshold]
-    return plain + limits if any(limits) else plain
+    more = [b.upper_threshold, b.lower_threshold, 0 if b.weight else b.last_weight]
+    return plain + more if any(more) else plain
 
 
 def backend_from(plain: list[Any]) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -11,6 +12,8 @@ from lvsxdp.book import BackendPlace, ServicePlace
 from lvsxdp.model import Backend, Service
 
 SEPARATOR = b"\t"
+# What a line says of where a service stands, in this order.
+PLACE = tuple(f.name for f in dataclasses.fields(ServicePlace) if f.name != "backends")
 
 
 class _Part:
@@ -89,7 +92,7 @@ class BackendPlaces(Mapping[str, BackendPlace]):
 
 def encode(service: Service, place: ServicePlace, source: str | None) -> bytes:
     """The line of a service, its place and what its text in the file is known by."""
-    at = [place.id, place.generation, place.row, place.list_offset, place.list_length, place.slots]
+    at = [getattr(place, name) for name in PLACE]
     small = [snapshot.properties_to(service), len(service.backends), at, source]
     return _json(small) + SEPARATOR + _backends(service, place)
 
@@ -114,9 +117,8 @@ def decode(line: bytes) -> tuple[Service, ServicePlace, str | None]:
     """What encode() was given."""
     small, _, raw = line.partition(SEPARATOR)
     properties, count, at, source = json.loads(small)
-    identity, generation, row, offset, length, slots = at
     part = _Part(raw)
     service = snapshot.with_backends(properties, Backends(part, count))
     places = BackendPlaces(part, count)
-    place = ServicePlace(identity, generation, row, offset, length, slots, places)
+    place = ServicePlace(backends=places, **dict(zip(PLACE, at, strict=True)))
     return service, place, source

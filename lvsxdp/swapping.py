@@ -33,7 +33,7 @@ def widen(balancer: Balancer, net: Network, missing: frozenset[Feature]) -> None
 
     def load(fresh: Path) -> State:
         pins, build = balancer.where.pins, balancer.build or Build()
-        described = loading.load_wider(fresh, pins, known.described, wanted, build)
+        described = loading.load_wider(fresh, pins, known.config, known.described, wanted, build)
         return dataclasses.replace(known, described=described)
 
     exchange(balancer, net, load)

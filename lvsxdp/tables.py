@@ -5,7 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lvsxdp import changes, filtering, marking, records, scheduling, setting, sharing, thresholds
+from lvsxdp import (
+    changes,
+    filtering,
+    locality,
+    lookups,
+    marking,
+    records,
+    scheduling,
+    setting,
+    sharing,
+    thresholds,
+)
 from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
@@ -16,17 +27,27 @@ from lvsxdp.model import (
     Expiry,
     Family,
     MarkKey,
-    Scheduler,
-    SchedulerFlag,
     Service,
     Settings,
 )
 from lvsxdp.placing import Placing
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
-from lvsxdp.writes import Delete, Evict, Grace, Limit, Plan, Reset, Rows, Store, Update, Write, Zero
+from lvsxdp.writes import (
+    Delete,
+    Evict,
+    Grace,
+    Limit,
+    Plan,
+    Reset,
+    Rows,
+    Store,
+    Update,
+    Write,
+    Zero,
+    runs,
+)
 
-SLOTS_EACH = scheduling.SH_BUCKETS
 MEMBERS_EACH_BACKEND = 4
 
 
@@ -73,12 +94,10 @@ def _service_flags(schema: Schema, service: Service) -> int:
         flags |= flag["any_port"]
     elif service.key.port == FTP_PORT:
         flags |= flag["ftp"]
-    flags |= flag["sh_port"] if SchedulerFlag.SH_PORT in service.flags else 0
     flags |= flag["one_packet"] * service.one_packet
     flags |= flag["sloppy_tcp"] * service.sloppy_tcp
-    flags |= flag["sh_fallback"] if SchedulerFlag.SH_FALLBACK in service.flags else 0
     flags |= flag["by_counts"] if scheduling.goes_by_counts(service) else 0
-    return flags
+    return flags | sum(flag[f"hash_{each.partition('-')[2]}"] for each in service.flags)
 
 
 def _service_row(
@@ -96,11 +115,12 @@ def _service_row(
         mark=service.key.mark if isinstance(service.key, MarkKey) else 0,
         list_offset=place.list_offset,
         list_length=place.list_length,
-        slots_offset=(place.slots or 0) * SLOTS_EACH,
+        slots_offset=place.slots or 0,
         weight_step=rounds.step,
         weight_max=rounds.top,
         cursor_position=at.position,
         cursor_weight=at.weight,
+        since=place.since & 0xFFFFFFFF,
     )
 
 
@@ -109,19 +129,6 @@ def backend_flags(schema: Schema, backend: Backend) -> int:
     flag = schema.enums["backend_flag"]
     quiesced = flag["quiesced"] if backend.weight == 0 else 0
     return flag["present"] | quiesced | (flag["draining"] if backend.draining else 0)
-
-
-def _runs(rows: Mapping[int, bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """The rows by their first index, those that follow each other together."""
-    first, values = 0, list[bytes]()
-    for index in sorted(rows):
-        if values and index != first + len(values):
-            yield first, values
-            values = []
-        first = first if values else index
-        values.append(rows[index])
-    if values:
-        yield first, values
 
 
 @dataclasses.dataclass
@@ -162,11 +169,11 @@ class _Change:
         self, rows: Mapping[int, bytes], limits: Mapping[int, bytes]
     ) -> Iterator[Write]:
         """Counts that begin at 0, unless a backend comes back, and the rows after them."""
-        for first, values in _runs({i: r for i, r in rows.items() if i not in self.placing.back}):
+        for first, values in runs({i: r for i, r in rows.items() if i not in self.placing.back}):
             for table in ("loads", "limits", "nexthop_probes", "lanes", "backend_zeros"):
                 yield Reset(table, first, len(values))
         for table, written in (("backends", rows), ("limits", limits)):
-            for first, values in _runs(written):
+            for first, values in runs(written):
                 yield Rows(table, first, b"".join(values))
 
     def write_thresholds(self, old: Service, new: Service, place: ServicePlace) -> None:
@@ -208,18 +215,23 @@ class _Change:
         rows = [pack(place.backends[member.name].id, member.weight) for member in members]
         if rows:
             self.prepare.append(Rows("members", place.list_offset, b"".join(rows)))
-        if place.slots is not None:
-            table = scheduling.sh_table([member.weight for member in members])
-            if table:
-                slots = b"".join(map(records.number, table))
-                self.prepare.append(Rows("slots", place.slots * SLOTS_EACH, slots))
+        self.prepare += lookups.lookup_writes(self.schema, service, place, members)
         row = _service_row(self.schema, service, place, members, at)
         self.prepare.append(Update("service_configs", records.number(place.row), row))
         word = (place.generation & 0xFFFFFFFF) << 32 | place.row
         self.switch.append(Store("service_switches", place.id, word))
 
+    def take_slots(self, length: int) -> int:
+        """Where a free range of the schedulers' tables begins."""
+        return self.placing.taken.slots.take(length, self.schema.flat["slots"].rows)
+
     def new_version(
-        self, service: Service, identity: int, backends: dict[str, BackendPlace], length: int
+        self,
+        service: Service,
+        identity: int,
+        backends: dict[str, BackendPlace],
+        length: int,
+        since: int | None = None,
     ) -> ServicePlace:
         """Free places for a version; what the old one has stays taken until the next change."""
         capacity = self.config.capacity
@@ -228,9 +240,7 @@ class _Change:
             # it may be 65,536 versions old, all without a choice
             generation += 1
         self.book.service_generations[identity] = generation
-        slots = None
-        if service.scheduler is Scheduler.SH:
-            slots = self.placing.taken.slots.take(2 * capacity.services)
+        slots = scheduling.SLOTS.get(service.scheduler, 0)
         return ServicePlace(
             id=identity,
             generation=generation,
@@ -239,7 +249,9 @@ class _Change:
                 length, MEMBERS_EACH_BACKEND * capacity.backends
             ),
             list_length=length,
-            slots=slots,
+            slots=self.take_slots(slots) if slots else None,
+            slots_length=slots,
+            since=generation if since is None else since,
             backends=backends,
         )
 
@@ -269,7 +281,8 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
     was = change.book.services[str(new.key)]
     members = scheduling.members_of(new.backends)
     backends = change.placing.backends(new, was)
-    place = change.new_version(new, was.id, backends, len(members))
+    since = was.since if old.scheduler is new.scheduler else None
+    place = change.new_version(new, was.id, backends, len(members), since)
     change.write_new_backends(new, was.id, backends, set(was.backends))
     change.write_version(new, place, members, _cursor_after(change, old, new, was))
     change.write_flags(old, new, place)
@@ -349,7 +362,10 @@ def plan(
         change.switch.append(Store("switches", number, host.unprivileged_port))
     let_pass = filtering.filter_writes(schema.hashing, old, new)
     divided = sharing.divide_writes(schema, old, new, first)
-    times = _timeout_writes(schema, old.settings, new.settings, first)
+    times = [
+        *_timeout_writes(schema, old.settings, new.settings, first),
+        *locality.expiration_writes(schema, old.settings, new.settings, first),
+    ]
     return Plan(
         prepare=(*let_pass, *change.prepare),
         effect=(*divided, *times, *_effect(change, schema, old, new, first)),

@@ -65,7 +65,8 @@ def _anew(balancer: Balancer, net: Network, fresh: Path, build: Build, wanted: C
     """The state of a balancer that is loaded beside the running one, and configured."""
     known = balancer.state
     capacity = changes.capacity_of(known.config, wanted)
-    wanted = dataclasses.replace(changes.keep_drains(known.config, wanted), capacity=capacity)
+    wanted = changes.keep_last_weights(known.config, changes.keep_drains(known.config, wanted))
+    wanted = dataclasses.replace(wanted, capacity=capacity)
     room = {"INTERFACE_CAPACITY": known.described["defines"]["INTERFACE_CAPACITY"]}
     build = dataclasses.replace(build, defines={**room, **build.defines})
     described = loading.load(fresh, wanted, build)

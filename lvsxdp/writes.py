@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 # The word that Fill stores.
 FULL = 2**64 - 1
@@ -150,3 +151,16 @@ class Plan:
     def writes(self) -> tuple[Write, ...]:
         """All of them in their order."""
         return (*self.prepare, *self.effect)
+
+
+def runs(rows: Mapping[int, bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """The rows by their first index, those that follow each other together."""
+    first, values = 0, list[bytes]()
+    for index in sorted(rows):
+        if values and index != first + len(values):
+            yield first, values
+            values = []
+        first = first if values else index
+        values.append(rows[index])
+    if values:
+        yield first, values

@@ -6,7 +6,7 @@ import ipaddress
 import random
 from collections.abc import Iterable, Mapping
 
-from lvsxdp import marks, records, scheduling, tables, thresholds
+from lvsxdp import locality, marks, records, scheduling, tables, thresholds
 from lvsxdp.book import Book
 from lvsxdp.marks import Packet
 from lvsxdp.model import (
@@ -32,7 +32,7 @@ def word(maps: Maps, table: str, index: int) -> int:
 
 
 def found_service(schema: Schema, maps: Maps, key: bytes) -> View | None:
-    """The service as a packet meets it: its row's facts, its list, its table of sh."""
+    """The service as a packet meets it: its row's facts, its list, its scheduler's table."""
     identity = maps["services"].get(key)
     if identity is None:
         return None
@@ -42,14 +42,25 @@ def found_service(schema: Schema, maps: Maps, key: bytes) -> View | None:
     assert layout.number(row, "generation") == switch >> 32 & 0xFFFF
     names = ("persistence_timeout", "flags", "scheduler", "mark", "weight_step", "weight_max")
     start, length = layout.number(row, "list_offset"), layout.number(row, "list_length")
-    is_sh = layout.number(row, "scheduler") == schema.enums["scheduler"]["sh"]
+    names_of = {number: name for name, number in schema.enums["scheduler"].items()}
+    count = scheduling.SLOTS.get(Scheduler(names_of[layout.number(row, "scheduler")]), 0)
     slots = layout.number(row, "slots_offset")
+    if Scheduler(names_of[layout.number(row, "scheduler")]) in locality.SCHEDULERS:
+        assert_places(schema, maps, layout.number(row, "generation"), start, length)
     return (
         *(layout.number(row, name) for name in names),
         layout.octets(row, "netmask"),
         tuple(found_member(schema, maps, start + n) for n in range(length)),
-        found_slots(maps, slots, length) if is_sh else (),
+        found_slots(maps, slots, count if length else 0),
     )
+
+
+def assert_places(schema: Schema, maps: Maps, generation: int, start: int, length: int) -> None:
+    """Each backend of a list is found by its id at its place."""
+    half = schema.flat["member_places"].rows // 2 * (generation & 1)
+    for place in range(length):
+        member = int.from_bytes(maps["members"][records.number(start + place)][:4], "little")
+        assert maps["member_places"][records.number(half + member)] == records.number(place)
 
 
 def found_member(schema: Schema, maps: Maps, index: int) -> View:
@@ -60,8 +71,8 @@ def found_member(schema: Schema, maps: Maps, index: int) -> View:
     return (backend.octets(row, "address"), layout.number(member, "weight"))
 
 
-def found_slots(maps: Maps, start: int, length: int) -> View:
-    wanted = range(start, start + (scheduling.SH_BUCKETS if length else 0))
+def found_slots(maps: Maps, start: int, count: int) -> View:
+    wanted = range(start, start + count)
     return tuple(int.from_bytes(maps["slots"][records.number(n)], "little") for n in wanted)
 
 
@@ -71,7 +82,6 @@ def wanted_service(schema: Schema, service: Service) -> View:
     weights = [b.weight for b in members]
     rounds = scheduling.wrr_rounds(weights)
     kept = service.persistence
-    is_sh = service.scheduler is Scheduler.SH
     return (
         (kept.timeout if kept else 0) * schema.hz,
         tables._service_flags(schema, service),
@@ -81,7 +91,7 @@ def wanted_service(schema: Schema, service: Service) -> View:
         rounds.top,
         kept.netmask.packed.ljust(16, b"\0") if kept else bytes(16),
         tuple((b.address.packed.ljust(16, b"\0"), b.weight) for b in members),
-        tuple(scheduling.sh_table(weights)) if is_sh else (),
+        tuple(scheduling.slot_table(service, scheduling.members_of(service.backends))),
     )
 
 

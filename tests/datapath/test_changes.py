@@ -311,10 +311,10 @@ def test_a_change_that_is_killed_loses_no_connection_and_no_client(datapath: Dat
 CLIENTS, AT_ONCE = 10_000, 2_000
 
 
-def sh(servers: str) -> str:
-    """An sh service with these backends."""
+def hashed(scheduler: str, servers: str) -> str:
+    """A service with these backends that chooses by a hash."""
     return (
-        "services:\n- {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: sh,"
+        f"services:\n- {{protocol: tcp, address: 192.0.2.10, port: 80, scheduler: {scheduler},"
         f" backends: [{servers}]}}\n"
     )
 
@@ -342,9 +342,14 @@ def choices(datapath: Datapath) -> dict[str, str]:
     return found
 
 
-def test_sh_chooses_alike_built_in_one_go_or_by_edits(datapath: Datapath) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "chosen"), [("sh", {A, B, C}), ("dh", {C}), ("mh", {A, B, C})]
+)
+def test_choices_are_alike_built_in_one_go_or_by_edits(
+    datapath: Datapath, scheduler: str, chosen: set[str]
+) -> None:
     wanted = f"{{address: {A}, weight: 2}}, {{address: {B}}}, {{address: {C}, weight: 5}}"
-    datapath.apply(sh(wanted))
+    datapath.apply(hashed(scheduler, wanted))
     in_one_go = choices(datapath)
     datapath.clear()
     for servers in (
@@ -354,7 +359,7 @@ def test_sh_chooses_alike_built_in_one_go_or_by_edits(datapath: Datapath) -> Non
         f"{{address: {A}}}, {{address: {B}}}, {{address: {C}, weight: 5}}",
         wanted,
     ):
-        datapath.apply(sh(servers))
+        datapath.apply(hashed(scheduler, servers))
     assert len(in_one_go) == CLIENTS
     assert choices(datapath) == in_one_go
-    assert set(in_one_go.values()) == {A, B, C}
+    assert set(in_one_go.values()) == chosen

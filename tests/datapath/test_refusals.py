@@ -17,6 +17,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
 from lvsxdp import records
+from lvsxdp.model import Scheduler
 from tests.datapath.harness import ROUTER_MAC, Datapath, Verdict, ip, tcp, udp
 
 A = "10.0.0.11"
@@ -106,7 +107,7 @@ def test_a_client_without_a_backend_is_told_that_the_port_is_unreachable(
     assert datapath.connections() == []
 
 
-@pytest.mark.parametrize("scheduler", ["rr", "wrr", "wlc", "sh", "lc", "sed", "nq", "fo", "ovf"])
+@pytest.mark.parametrize("scheduler", list(Scheduler))
 def test_whatever_the_scheduler_is(datapath: Datapath, scheduler: str) -> None:
     for backends in ("", f"{{address: {A}, weight: 0}}"):
         datapath.apply(services(backends, scheduler=scheduler))

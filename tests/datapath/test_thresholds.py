@@ -108,7 +108,11 @@ def test_its_persistent_clients_still_reach_it(datapath: Datapath) -> None:
     assert state(datapath) == ("overloaded", 5)
 
 
-@pytest.mark.parametrize("scheduler", ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "sh"])
+# all but dh, which has one bucket here, and lblc, which keeps what it has chosen, as under IPVS
+ANY = [*("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf"), *("sh", "mh", "twos", "lblcr")]
+
+
+@pytest.mark.parametrize("scheduler", ANY)
 def test_where_everyone_is_overloaded_nobody_gets_it(datapath: Datapath, scheduler: str) -> None:
     text = web("upper_threshold: 1", scheduler).replace("weight: 1}", "upper_threshold: 1}")
     datapath.apply(text)

@@ -198,7 +198,7 @@ REFUSALS = {
     "flags of another scheduler": (
         ["service", "edit", "shop", "--flag", "sh-port"],
         2,
-        "service shop: flags: belong to scheduler sh, and the scheduler is rr",
+        "service shop: flags: sh-port belongs to scheduler sh, and the scheduler is rr",
     ),
     "a mask that is none": (
         ["service", "edit", "shop", "--netmask", "33"],

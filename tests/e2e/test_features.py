@@ -35,6 +35,13 @@ SIX = """  - name: six
     port: 80
     backends: [{address: "2001:db8:0:2::12"}]
 """
+LOCAL = """  - name: local
+    protocol: tcp
+    address: 192.0.2.10
+    port: 8080
+    scheduler: lblc
+    backends: [{address: 10.0.0.12}]
+"""
 RULE = "  - {mark: 1, protocol: tcp, address: 192.0.2.0/24, port: 8080}\n"
 
 # Sends numbers until it is told to stop, each fourth on a flow of its own; prints how many.
@@ -139,7 +146,11 @@ def connections(lb: Balancer, client: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("feature", "text"),
-    {"ipv6": IPV4 + SIX, "rules": IPV4.replace("services:", RULE + "services:")}.items(),
+    {
+        "ipv6": IPV4 + SIX,
+        "rules": IPV4.replace("services:", RULE + "services:"),
+        "locality": IPV4 + LOCAL,
+    }.items(),
 )
 def test_a_feature_is_compiled_in_with_no_entry_and_no_packet_lost(
     lab: Lab, lb: Balancer, feature: str, text: str
@@ -165,6 +176,9 @@ def test_a_feature_is_compiled_in_with_no_entry_and_no_packet_lost(
     assert not set(programs(lb)) & set(before)
     if feature == "ipv6":
         assert ask(lab, "c1", layout.VIP6) == "b2"
+    elif feature == "locality":
+        answered = lab.run("c1", ["curl", "-sS", f"http://{layout.VIP4}:8080/"], check=True)
+        assert answered.stdout.strip() == "b2"
     else:
         answered = lab.run("c1", ["curl", "-sS", f"http://{layout.VIP4}:8080/"], check=True)
         assert answered.stdout.strip() == answer
@@ -207,7 +221,7 @@ def test_with_all_features_nothing_is_ever_compiled_in(lab: Lab) -> None:
     lb = Balancer(lab)
     try:
         lb.attach(IPV4 + "features: all\n", "native", "lb0")
-        assert compiled_in(lb) == ["ipsec", "ipv4", "ipv6", "rules", "sctp"]
+        assert compiled_in(lb) == ["ipsec", "ipv4", "ipv6", "locality", "rules", "sctp"]
         assert "features: all" in lb.lvsxdp("save")
         assert "compiled" not in lb.command("apply", lb.file(IPV4 + SIX)).stderr
     finally:

@@ -53,5 +53,9 @@ def schema(hz: int = 250) -> Schema:
         enums=records.enums_of(TYPES),
         hz=hz,
         hashing=HASHING,
-        flat={"mark_words": records.Shape(8, 2 * mark_words.words_for(Capacity().marks))},
+        flat={
+            "mark_words": records.Shape(8, 2 * mark_words.words_for(Capacity().marks)),
+            "slots": records.Shape(2, 2048 * Capacity().services),
+            "member_places": records.Shape(4, 2 * Capacity().backends),
+        },
     )

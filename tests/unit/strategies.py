@@ -118,7 +118,8 @@ def services(draw: st.DrawFn) -> Service:
     persistence = draw(persistences(family) if is_any else st.none() | persistences(family))
     ports = st.none() | PORT if isinstance(key, MarkKey) and persistence else st.none()
     scheduler = draw(st.sampled_from(Scheduler))
-    flags = tuples(st.sampled_from(SchedulerFlag)) if scheduler is Scheduler.SH else st.just(())
+    fitting = [flag for flag in SchedulerFlag if flag.scheduler is scheduler]
+    flags = tuples(st.sampled_from(fitting)) if fitting else st.just(())
     some = st.lists(backends(family, ports), max_size=4, unique_by=lambda backend: backend.key).map(
         tuple
     )
@@ -161,7 +162,7 @@ CONFIGS = st.builds(
         st.booleans(),
         st.booleans(),
         st.sampled_from((0, 3)),
-        *(st.integers(1, MAX_PERSISTENCE) for _ in range(3)),
+        *(st.integers(1, MAX_PERSISTENCE) for _ in range(5)),
     ),
     capacity=st.builds(
         Capacity,
@@ -169,6 +170,7 @@ CONFIGS = st.builds(
         st.integers(1, 2**21),
         st.integers(4, 2**16),
         st.integers(16, 2**16),
+        destinations=st.integers(1, 2**20),
     ),
     features=st.sampled_from(Features),
 ).filter(lambda legal: checks_pass(legal))

@@ -165,6 +165,26 @@ def test_what_runs_keeps_its_drains_until_they_are_ended() -> None:
     assert changes.follow(drained, of(SHOP), undrain=True) == of(SHOP)
 
 
+def test_a_backend_that_is_quiesced_keeps_its_last_weight_whoever_quiesces_it() -> None:
+    heavy = Backend(A.address, weight=7)
+    by_hand = dataclasses.replace(dataclasses.replace(heavy, weight=0), draining=True)
+    assert (by_hand.weight, by_hand.last_weight) == (0, 7)
+    running = of(dataclasses.replace(SHOP, backends=(heavy, B)))
+    quiesced, added = Backend(A.address, weight=0), Backend(C.address, weight=0)
+    wanted = of(dataclasses.replace(SHOP, backends=(quiesced, B, added)))
+    for _ in range(2):
+        running = changes.keep_last_weights(running, wanted)
+        backends = running.services[0].backends
+        assert [b.last_weight for b in backends] == [7, B.weight, 0]
+
+
+def test_a_backend_that_is_removed_in_between_has_no_last_weight() -> None:
+    quiesced = dataclasses.replace(SHOP, backends=(Backend(A.address, weight=0), B))
+    without = changes.keep_last_weights(of(SHOP), of(dataclasses.replace(SHOP, backends=(B,))))
+    again = changes.keep_last_weights(without, of(quiesced)).services[0].backends
+    assert again[0].last_weight == 0
+
+
 # ---- services and rules edited ----
 
 PORT = (SchedulerFlag.SH_PORT,)

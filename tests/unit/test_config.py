@@ -113,7 +113,10 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
       expire_quiescent_template: true
       conn_reuse_mode: 3
       require_local: false
-    capacity: {connections: 1000, persistence: 2000, services: 10, backends: 20}
+      lblc_expiration: 60
+      lblcr_expiration: 70
+    capacity:
+      {connections: 1000, persistence: 2000, services: 10, backends: 20, destinations: 30}
     """
     assert loaded(text) == Config(
         interfaces=("eth0", "eth1"),
@@ -142,8 +145,8 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
                 ),
             ),
         ),
-        settings=Settings(False, True, 3, False),
-        capacity=Capacity(1000, 2000, 10, 20),
+        settings=Settings(False, True, 3, False, lblc_expiration=60, lblcr_expiration=70),
+        capacity=Capacity(1000, 2000, 10, 20, destinations=30),
     )
 
 
@@ -278,7 +281,8 @@ def test_text_in_quotes_is_never_a_trap() -> None:
 
 # ---- faults: place, value, remedy ----
 
-SCHEDULERS = "(rr, wrr, lc, wlc, sed, nq, fo, ovf, sh)"
+SCHEDULERS = f"({', '.join(Scheduler)})"
+FLAGS_OF_ALL = "(sh-port, sh-fallback, mh-port, mh-fallback)"
 ADDRESSES = "(192.0.2.10, 2001:db8::10)"
 NETWORKS = "(192.0.2.10, 192.0.2.0/24, 2001:db8::/32)"
 
@@ -319,7 +323,7 @@ FAULTS = {
     backend("<<: {weight: 1}"): 'f:1: services[0].backends[0]."<<": is no key here;'
     " merge keys do not work, write out what is meant",
     "capacity: {services: 1,024}": "f:1: capacity.024: is no key here; a number has no comma;"
-    " there is connections, persistence, services, backends, marks",
+    " there is connections, persistence, services, backends, marks, destinations",
     # tags
     "services: !!python/object:os.system []": "f:1: services:"
     ' the tag "!!python/object:os.system" means nothing here; leave it out',
@@ -333,7 +337,7 @@ FAULTS = {
     "services: {name: a}": "f:1: services: a mapping stands where a list belongs;"
     " an empty list is []",
     "capacity: 5": 'f:1: capacity: "5" stands where a mapping belongs,'
-    " with keys of: connections, persistence, services, backends, marks",
+    " with keys of: connections, persistence, services, backends, marks, destinations",
     "marks: [1]": 'f:1: marks[0]: "1" stands where a mapping belongs, with keys of: mark, protocol,'
     " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
     " interface, interfaces, vlan, vlans",
@@ -473,11 +477,15 @@ FAULTS = {
     service("mark: 1, family: ipv4, scheduler: wr"): "f:1: services[0].scheduler:"
     f' "wr" is not a scheduler {SCHEDULERS}',
     service("mark: 1, family: ipv4, scheduler: wlc, flags: [sh-port]"): "f:1: services[0].flags:"
-    " belong to scheduler sh, and the scheduler is wlc",
-    service("mark: 1, family: ipv4, scheduler: sh, flags: [mh-port]"): "f:1: services[0].flags[0]:"
-    ' "mh-port" is not available in this version (sh-port, sh-fallback)',
+    " sh-port belongs to scheduler sh, and the scheduler is wlc",
+    service("mark: 1, family: ipv4, scheduler: sh, flags: [sh-port, mh-port]"): "f:1:"
+    " services[0].flags: mh-port belongs to scheduler mh, and the scheduler is sh",
+    service("mark: 1, family: ipv4, scheduler: dh, flags: [sh-port]"): "f:1: services[0].flags:"
+    " sh-port belongs to scheduler sh, and the scheduler is dh",
+    service("mark: 1, family: ipv4, scheduler: sh, flags: [flag-1]"): "f:1: services[0].flags[0]:"
+    f' "flag-1" is not available in this version {FLAGS_OF_ALL}',
     service("mark: 1, family: ipv4, scheduler: sh, flags: port"): "f:1: services[0].flags:"
-    ' "port" is not a scheduler flag (sh-port, sh-fallback)',
+    f' "port" is not a scheduler flag {FLAGS_OF_ALL}',
     service("mark: 1, family: ipv4, forward: nat"): "f:1: services[0].forward:"
     ' "nat" is not available in this version (dr)',
     service("mark: 1, family: ipv4, forward: tunnel"): "f:1: services[0].forward:"
@@ -558,6 +566,8 @@ FAULTS = {
     "features: some": 'f:1: features: "some" is not a choice of features (used, all)',
     "settings: {conn_reuse_mode: 4}": 'f:1: settings.conn_reuse_mode: "4" is not a value'
     " of conn_reuse_mode (0 to 3)",
+    "settings: {lblc_expiration: 0}": 'f:1: settings.lblc_expiration: "0" is not a value'
+    " of lblc_expiration (1 to 2678400)",
     "settings: {require_local: 2}": 'f:1: settings.require_local: "2" is not a switch'
     " (true, false, 1, 0)",
     "capacity: {connections: 2097153}": 'f:1: capacity.connections: "2097153" is not a number of'
@@ -574,15 +584,6 @@ def test_a_fault_is_told_with_its_place_its_value_and_what_would_be_right(
     text: str, expected: str
 ) -> None:
     assert faults(text) == [expected]
-
-
-@pytest.mark.parametrize("name", ["lblc", "lblcr", "dh", "mh", "twos"])
-def test_a_scheduler_of_ipvs_that_is_not_there_yet_is_told_apart_from_a_wrong_one(
-    name: str,
-) -> None:
-    assert faults(service(f"mark: 1, family: ipv4, scheduler: {name}")) == [
-        f'f:1: services[0].scheduler: "{name}" is not available in this version {SCHEDULERS}'
-    ]
 
 
 @pytest.mark.parametrize(
@@ -772,10 +773,21 @@ def test_an_illegal_configuration_of_values_is_refused_with_all_its_faults() -> 
     with pytest.raises(ConfigError) as caught:
         checks.check(Config(services=(one, one)))
     assert caught.value.problems == (
-        "services[0].flags: belong to scheduler sh, and the scheduler is wlc",
-        "services[1].flags: belong to scheduler sh, and the scheduler is wlc",
+        "services[0].flags: sh-port belongs to scheduler sh, and the scheduler is wlc",
+        "services[1].flags: sh-port belongs to scheduler sh, and the scheduler is wlc",
         "services[1]: mark:1 is already services[0]; each may stand there once",
     )
+
+
+def test_mh_has_a_slot_for_each_backend_or_is_refused() -> None:
+    hosts = [Backend(ip("10.0.0.0") + n) for n in range(1, 4096)]
+    for count, told in ((4093, []), (4094, ["4094 are more than the 4093 slots of mh's table"])):
+        service = Service(
+            MarkKey(1, Family.IPV4), scheduler=Scheduler.MH, backends=tuple(hosts[:count])
+        )
+        draft = checks._placed(Config(services=(service,)), None)
+        found = [message.partition(";")[0] for _, message in checks.faults(draft)]
+        assert found == told
 
 
 def test_what_runs_is_told_that_its_tables_are_as_large_as_they_are() -> None:
@@ -848,7 +860,7 @@ def test_every_legal_configuration_is_the_same_after_it_was_written_and_read(
 @pytest.mark.parametrize(
     ("finding", "told"),
     [
-        ("services[0].flags: belong to sh", "service shop: flags: belong to sh"),
+        ("services[0].flags: sh-port belongs to sh", "service shop: flags: sh-port belongs to sh"),
         ("services[2].backends[1].port: 81", "service plain: backend 10.0.0.12: port: 81"),
         ("services[1]: it is already services[0];", "service shop6: it is already service shop;"),
         ("marks[1]: repeats marks[0]; leave", "mark rule 2: repeats mark rule 1; leave"),

@@ -50,7 +50,9 @@ def used(text: str) -> str:
         "marks: [{mark: 1, protocol: tcp, address: 192.0.2.1, port: 500}]": "ipv4",
         "marks: [{mark: 1, protocol: tcp, address: 192.0.2.1, port: 80}]": "ipv4",
         "features: used": "ipv4",
-        "features: all": "ipsec ipv4 ipv6 rules sctp",
+        "services: [{mark: 1, family: ipv4, scheduler: lblc}]": "ipv4 locality",
+        "services: [{mark: 1, family: ipv6, scheduler: lblcr}]": "ipv6 locality",
+        "features: all": "ipsec ipv4 ipv6 locality rules sctp",
     }.items(),
 )
 def test_a_configuration_uses_what_it_names(text: str, names: str) -> None:

@@ -15,7 +15,7 @@ TREES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")
 PURE = [
     *("errors", "model", "document", "config", "checks", "names", "scalars", "marks", "scheduling"),
     *("records", "schema", "writes", "book", "filtering", "marking", "sharing", "tables"),
-    "thresholds",
+    *("thresholds", "maglev", "locality", "lookups"),
     *("rule_index", "mark_words", "pieces", "stored", "dumping", "placing"),
     *("covering", "driver_refusals", "filter_rules"),
     *("show", "entries", "rates", "snapshot", "changes", "features", "json_schema", "setting"),

@@ -138,8 +138,8 @@ def test_neither_takes(text: str) -> None:
 # What no schema can say: what YAML reads otherwise than it is written, and how values fit together.
 BEYOND = (
     *("YAML reads it as", "is given again", "is already", "is too few", "the service is"),
-    "is above upper_threshold",
-    *("needs persistence", "needs family", "belong to scheduler", "dr cannot change"),
+    *("is above upper_threshold", "slots of mh"),
+    *("needs persistence", "needs family", "belongs to scheduler", "dr cannot change"),
     *("beside addresses", "runs backwards", "1-65536", "beyond its prefix", "bits long"),
     *("not an IPv4 netmask", "not an IPv6 netmask", "in IPv6 writing", "the tag"),
     "merge keys",

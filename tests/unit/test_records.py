@@ -118,6 +118,7 @@ def test_the_names_of_an_enums_values_are_short_and_lower_case() -> None:
     assert enums["scheduler"] == {
         **{"rr": 0, "wrr": 1, "wlc": 2, "sh": 3},
         **{"lc": 4, "sed": 5, "nq": 6, "fo": 7, "ovf": 8},
+        **{"dh": 9, "twos": 10, "mh": 11, "lblc": 12, "lblcr": 13},
     }
     assert enums["backend_flag"] == {"present": 1, "quiesced": 2, "draining": 4}
     assert enums["family"] == {"ipv4": 4, "ipv6": 6}

@@ -19,9 +19,9 @@ from lvsxdp.model import Backend, Scheduler
 from lvsxdp.scheduling import Cursor, Member, Rounds
 
 VECTORS = pathlib.Path(__file__).parents[1] / "vectors/ipvs-vectors.yaml"
-SH_TABLES = [
-    table for table in yaml.safe_load(VECTORS.read_text())["tables"] if table["scheduler"] == "sh"
-]
+TABLES = yaml.safe_load(VECTORS.read_text())["tables"]
+SH_TABLES = [table for table in TABLES if table["scheduler"] == "sh"]
+DH_TABLES = [table for table in TABLES if table["scheduler"] == "dh"]
 WEIGHTS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=6)
 
 
@@ -39,21 +39,29 @@ def test_the_last_backend_of_the_file_is_the_head_and_draining_ones_are_left_out
     assert scheduling.members_of(backends) == (Member("10.0.0.3", 1), Member("10.0.0.1", 4))
 
 
-# ---- sh ----
+# ---- sh and dh ----
 
 
 @pytest.mark.parametrize("vector", SH_TABLES, ids=lambda vector: str(vector["weights"]))
 def test_the_table_of_sh_is_that_of_ipvs(vector: dict[str, Any]) -> None:
+    assert_is_of_ipvs(scheduling.sh_table(list(reversed(vector["weights"]))), vector)
+
+
+@pytest.mark.parametrize("vector", DH_TABLES, ids=lambda vector: str(vector["weights"]))
+def test_the_table_of_dh_is_that_of_ipvs(vector: dict[str, Any]) -> None:
+    assert_is_of_ipvs(scheduling.dh_table(len(vector["weights"])), vector)
+
+
+def assert_is_of_ipvs(table: list[int], vector: dict[str, Any]) -> None:
     names = "ABCDEFGH"[: len(vector["weights"])]
-    table = scheduling.sh_table(list(reversed(vector["weights"])))
     letters = "".join(names[::-1][place] for place in table)
     assert letters[:32] == vector["first_32"]
     assert Counter(letters) == vector["owners"]
     assert hashlib.sha256(letters.encode()).hexdigest() == vector["sha256_of_letters"]
 
 
-def test_without_backends_the_table_of_sh_is_empty() -> None:
-    assert scheduling.sh_table([]) == []
+def test_without_backends_the_tables_are_empty() -> None:
+    assert scheduling.sh_table([]) == scheduling.dh_table(0) == []
 
 
 @given(weights=WEIGHTS)
@@ -152,7 +160,7 @@ def test_wrr_goes_on_from_the_head_with_its_weight_when(case: str) -> None:
     )
 
 
-@pytest.mark.parametrize("scheduler", [Scheduler.WLC, Scheduler.SH])
+@pytest.mark.parametrize("scheduler", [Scheduler.WLC, Scheduler.SH, Scheduler.MH])
 def test_a_scheduler_without_a_cursor_has_none(scheduler: Scheduler) -> None:
     assert (
         scheduling.next_cursor(scheduler, members("A1"), members("B1 A1"), Cursor(1, 1)) == Cursor()

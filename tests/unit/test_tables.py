@@ -174,7 +174,7 @@ def neighbours(draw: st.DrawFn) -> tuple[Config, Config]:
             for b in backends
         )
         scheduler = draw(st.sampled_from([service.scheduler, Scheduler.WLC]))
-        flags = service.flags if scheduler is Scheduler.SH else ()
+        flags = service.flags if scheduler is service.scheduler else ()
         shared.append(
             dataclasses.replace(service, backends=edited, scheduler=scheduler, flags=flags)
         )
@@ -662,6 +662,18 @@ def test_another_scheduler_starts_afresh_with_the_list_as_it_is() -> None:
         assert cursor_of(machine) == Cursor(0, 3)
 
 
+def test_a_service_is_known_by_the_generation_in_which_it_got_its_scheduler() -> None:
+    """What lblc and lblcr remember is void with another choice of scheduler, not with an edit."""
+    machine, seen = Machine(), []
+    for count, scheduler in enumerate((Scheduler.LBLC, Scheduler.LBLC, Scheduler.LBLCR)):
+        machine.become(shop(*hosts(*[1] * (count + 1)), scheduler=scheduler))
+        place = machine.book.services["mark:1"]
+        row = machine.maps["service_configs"][records.number(place.row)]
+        assert SCHEMA.values["service_configs"].number(row, "since") == place.since
+        seen.append((place.generation, place.since))
+    assert seen == [(1, 1), (2, 1), (3, 3)]
+
+
 def test_a_new_name_alone_writes_nothing() -> None:
     machine = Machine()
     machine.become(shop(*hosts(1)))
@@ -729,6 +741,16 @@ def test_more_services_than_there_is_room_for_are_a_conflict_that_names_the_sett
         Machine().plan(config)
 
 
+def test_more_tables_of_mh_than_there_is_room_for_are_a_conflict_that_names_the_setting() -> None:
+    rows = SCHEMA.flat["slots"].rows
+    keys = [MarkKey(n, Family.IPV4) for n in range(1, rows // 4093 + 2)]
+    config = Config(services=tuple(Service(key, scheduler=Scheduler.MH) for key in keys))
+    told = r"no room for a scheduler's table of 4093 slots: raise capacity\.services"
+    with pytest.raises(ConflictError, match=told):
+        Machine().plan(config)
+    Machine().plan(dataclasses.replace(config, services=config.services[:-1]))
+
+
 def test_a_full_table_of_backends_can_be_edited() -> None:
     machine = Machine()
     full = dataclasses.replace(shop(*hosts(1, 1, 1)), capacity=Capacity(8, 8, 2, 3))
@@ -743,6 +765,22 @@ def test_a_rule_for_an_interface_that_is_not_here_is_a_fault_of_the_configuratio
     rule = MarkRule(1, interfaces=("eth9",), ports=(Ports(1, 2),))
     with pytest.raises(ConfigError, match='there is no interface "eth9" here'):
         tables.plan(SCHEMA, Book(), Config(), Config(marks=(rule,)), Host({}, lambda _: Cursor()))
+
+
+def test_the_times_of_lblc_and_lblcr_are_words_in_jiffies() -> None:
+    machine, words = Machine(), SCHEMA.enums["switch_word"]
+
+    def times() -> tuple[int, int]:
+        maps = machine.maps
+        names = ("lblc_expiration", "lblcr_expiration")
+        lblc, lblcr = (word(maps, "switches", words[name]) for name in names)
+        return lblc, lblcr
+
+    machine.become(Config(capacity=CAPACITY))
+    assert times() == (86400 * SCHEMA.hz, 86400 * SCHEMA.hz)
+    chosen = Settings(lblc_expiration=60, lblcr_expiration=61)
+    machine.become(Config(capacity=CAPACITY, settings=chosen))
+    assert times() == (60 * SCHEMA.hz, 61 * SCHEMA.hz)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,7 @@ WRONG = {
     f"{RULE} --vlan 4095": "Invalid value for '--vlan': \"4095\" is not a VLAN id (1 to 4094)",
     f"{RULE} --source-mac 02:00": "\"02:00\" is not a MAC address (02:00:00:00:00:01)",
     f"{RULE} --protocol icmp": "'--protocol': \"icmp\" is not a protocol (tcp, udp, sctp)",
-    f"{SERVICE} --scheduler wr": (
-        "'--scheduler': \"wr\" is not a scheduler (rr, wrr, lc, wlc, sed, nq, fo, ovf, sh)"
-    ),
+    f"{SERVICE} --scheduler wr": "'--scheduler': \"wr\" is not a scheduler (rr, wrr, lc, wlc, ",
     f"{SERVICE} --flag sh-port --flag sh-port": "'--flag': \"sh-port\" is given twice; leave one",
     f"{SERVICE} --persistence 0": "\"0\" is not a timeout in whole seconds (1 to 2678400)",
     f"{SERVICE} --persistence 5 --netmask 33": "service mark:1: netmask: \"33\" is not an IPv4"
