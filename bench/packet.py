@@ -34,7 +34,7 @@ from lvsxdp.entries import Wanted
 from lvsxdp.loading import Build
 from lvsxdp.maps import Map
 from lvsxdp.model import Config
-from lvsxdp.network import Network
+from lvsxdp.network import Link, Network
 
 # Two balancers: one with tables of the default size, one for a million flows.
 BALANCERS = ("lvsxdp", "million")
@@ -167,6 +167,15 @@ def frame(case: Case, mac: str, flags: int) -> bytes:
     )
 
 
+def take_for_nic(balancer: Balancer, link: Link) -> None:
+    """Has the programs send back by XDP_TX, as they do on a real interface: this one is a veth."""
+    layout, flag = balancer.schema.values["interfaces"], balancer.schema.enums["interface_flag"]
+    table, key = balancer.map("interfaces"), records.number(link.index)
+    row = table.look_up(key) or b""
+    flags = layout.number(row, "flags") & ~flag["no_tx"]
+    table.update(key, layout.encode(mac=layout.number(row, "mac"), flags=flags))
+
+
 class Rig:
     """One loaded balancer, the driver, and the way to run a case."""
 
@@ -174,6 +183,7 @@ class Rig:
         """Loads the driver, the floor and the reference."""
         self.balancer, self.net, self.namespace = balancer, net, namespace
         self.link = net.link("lb0")
+        take_for_nic(balancer, self.link)
         compiled = compiler.compile_source("driver.c", {}, cache=cache, folder=HERE)
         names = ("driver", "floor_program", "reference_program", "line_program")
         loaded, tables = bytecode.load_alone(compiled, names)
@@ -215,6 +225,7 @@ class Rig:
         """Brings the balancer to another configuration."""
         network.enter_namespace(self.namespace)
         self.balancer.apply(wanted, self.net)
+        take_for_nic(self.balancer, self.link)
 
     def prepare(self, case: Case) -> None:
         """Opens the flows of an established case, and confirms the next hop."""
