@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ class Twin:
             templates[str(found["service"]), client] = Template(
                 found["backend"], found["expires_in"]
             )
-        servers = self._servers(Counter((key[0], t.backend) for key, t in templates.items()))
+        servers = self._servers()
         return Snapshot(
             connections,
             templates,
@@ -172,14 +171,13 @@ class Twin:
         """The backends that are configured, by service."""
         return {(str(s), str(b.address)) for s in self.config.services for b in s.backends}
 
-    def _servers(self, bound: Counter[tuple[str, str | None]]) -> dict[ServerKey, dict[str, Any]]:
+    def _servers(self) -> dict[ServerKey, dict[str, Any]]:
         """The rows of `backend list` but for the roads, of which the kernel would be asked."""
         rows = {}
         for service in self.config.services:
             for backend in service.backends:
                 key = str(service), str(backend.address)
                 rows[key] = views._backend_row(self.balancer, service, backend, Rates())
-                rows[key]["persistent"] = bound[key]
         return rows
 
 

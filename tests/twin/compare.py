@@ -35,12 +35,14 @@ class Template:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Server:
-    """A backend of a service, and what it has."""
+    """A backend of a service, and what it has.
+
+    Its templates are compared one by one; IPVS counts those that it has renamed, too.
+    """
 
     weight: int
     active: int
     inactive: int
-    persistent: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

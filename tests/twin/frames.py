@@ -11,6 +11,10 @@ from tests.twin.script import Flow
 ROUTER_MAC = bytes.fromhex("0200000000fe")
 IP = {4: b"\x08\x00", 6: b"\x86\xdd"}
 FLAGS = {"F": 1, "S": 2, "R": 4, "A": 16}
+CHUNKS = {
+    **{"DATA": 0, "INIT": 1, "INIT_ACK": 2, "HEARTBEAT": 4, "ABORT": 6, "SHUTDOWN": 7},
+    **{"SHUTDOWN_ACK": 8, "ERROR": 9, "COOKIE_ECHO": 10, "COOKIE_ACK": 11, "SHUTDOWN_DONE": 14},
+}
 ICMP, ICMP6 = 1, 58
 
 
@@ -30,10 +34,16 @@ def _segment(flow: Flow, flags: str) -> bytes:
         return struct.pack(
             ">HHIIBBHHH", flow.client_port, flow.virtual_port, 1, 2, 5 << 4, bits, 8192, 0, 0
         )
+    if flow.protocol is Protocol.SCTP:
+        # the checksum is looked at by its ends alone
+        ports = struct.pack(">HHII", flow.client_port, flow.virtual_port, 1, 0)
+        return ports + struct.pack(">BBHI", CHUNKS[flags], 0, 8, 0)
     return struct.pack(">HHHH4s", flow.client_port, flow.virtual_port, 12, 0, b"twin")
 
 
 def _with_checksum(flow: Flow, segment: bytes) -> bytes:
+    if flow.protocol is Protocol.SCTP:
+        return segment
     ends = flow.client.packed + flow.virtual.packed
     found = checksum(ends + struct.pack(">HH", flow.protocol.number, len(segment)) + segment)
     place = 16 if flow.protocol is Protocol.TCP else 6

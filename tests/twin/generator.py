@@ -80,6 +80,7 @@ MARKED = tuple(
         (Protocol.TCP, VIRTUALS[0], ((80, 80), (443, 443))),
         (Protocol.TCP, VIRTUALS[1], ((443, 443),)),
         (Protocol.UDP, VIRTUALS[0], ((443, 443), (7000, 7009))),
+        (Protocol.SCTP, VIRTUALS[1], ((80, 80),)),
         (Protocol.TCP, VIRTUALS[2], ((80, 80), (7000, 7009))),
         (Protocol.UDP, VIRTUALS[2], ((443, 443),)),
     )
@@ -90,6 +91,7 @@ KEYS: tuple[ServiceKey, ...] = (
     AddressKey(Protocol.TCP, VIRTUALS[1], 8080),
     AddressKey(Protocol.UDP, VIRTUALS[0], 53),
     AddressKey(Protocol.UDP, VIRTUALS[1], ANY_PORT),
+    AddressKey(Protocol.SCTP, VIRTUALS[0], 9000),
     AddressKey(Protocol.TCP, VIRTUALS[1], ANY_PORT),
     MarkKey(MARK, Family.IPV6),
     AddressKey(Protocol.TCP, VIRTUALS[2], 8080),
@@ -100,14 +102,29 @@ SCHEDULERS = tuple(s for s in Scheduler if s != "twos")
 # Where a packet may go: what services are reached by, and what is nobody's.
 TARGETS = tuple(
     (protocol, virtual, port)
-    for protocol in (Protocol.TCP, Protocol.UDP)
+    for protocol in Protocol
     for virtual in VIRTUALS
     for port in (53, 80, 443, 7003, 8080, 9000)
 )
 
+# What is set before anything else: timeouts, as a change later on holds for other connections.
+EARLY = (
+    *(("timeout_tcp", (40, 900)), ("timeout_tcpfin", (25, 120)), ("timeout_udp", (30, 95, 300))),
+    *(("sloppy_tcp", (0, 1)), ("sloppy_sctp", (0, 1)), ("secure_tcp", (0, 3))),
+)
 SETTINGS = (("expire_quiescent_template", (0, 1)), ("conn_reuse_mode", (0, 1, 2, 3)))
-# What a client sends after its SYN.
-SECOND = ("A", "A", "A", "FA", "FA", "F", "R", "RA", "S", "SA")
+# What a client begins with, and what it sends then.
+FIRST = {Protocol.TCP: "S", Protocol.UDP: "-", Protocol.SCTP: "INIT"}
+SECOND = {
+    Protocol.TCP: ("A", "A", "A", "FA", "FA", "F", "R", "RA", "S", "SA"),
+    Protocol.UDP: ("-",),
+    Protocol.SCTP: (
+        *("COOKIE_ECHO", "COOKIE_ECHO", "DATA", "DATA", "SHUTDOWN", "SHUTDOWN_ACK", "ABORT"),
+        *("INIT", "INIT_ACK", "COOKIE_ACK", "SHUTDOWN_DONE", "ERROR"),
+    ),
+}
+HANDSHAKE = {Protocol.TCP: "A", Protocol.SCTP: "COOKIE_ECHO"}
+STRAYS = {Protocol.TCP: ("A", "FA", "R", "SR"), Protocol.SCTP: ("DATA", "ABORT", "COOKIE_ECHO")}
 
 
 @dataclasses.dataclass
@@ -131,7 +148,14 @@ class World:
         any_port = isinstance(key, AddressKey) and key.port == ANY_PORT
         wanted = any_port or self.draw.random() < 0.6
         kept = self.persistence(key.family) if wanted else None
-        service = Service(key=key, scheduler=scheduler, flags=flags, persistence=kept)
+        may = isinstance(key, MarkKey) or key.protocol is Protocol.UDP
+        service = Service(
+            key=key,
+            scheduler=scheduler,
+            flags=flags,
+            persistence=kept,
+            one_packet=may and self.draw.random() < 0.2,
+        )
         self.services[key] = service
         return PutService(service, fresh)
 
@@ -221,6 +245,12 @@ class World:
         name, values = self.draw.choice(SETTINGS)
         return [Set(name, self.draw.choice(values))]
 
+    def set_early(self) -> list[Step]:
+        """Some of what is set once; IPVS has its guarded table of states a second later."""
+        found = [row for row in EARLY if self.draw.random() < 0.3]
+        steps: list[Step] = [Set(name, self.draw.choice(values)) for name, values in found]
+        return [*steps, Wait(2)]
+
     def change_rules(self) -> list[Step]:
         """A rule goes, or one that went comes back as the last."""
         gone = [step for step in MARKED if step not in self.rules]
@@ -240,7 +270,7 @@ class World:
         client = self.draw.choice(CLIENTS[Family.of(virtual)])
         flow = Flow(protocol, client, self.next_port, virtual, port)
         self.next_port += count
-        step = Send(flow, "S" if protocol is Protocol.TCP else "-", count)
+        step = Send(flow, FIRST[protocol], count)
         self.flows += step.flows
         return [step]
 
@@ -260,24 +290,24 @@ class World:
         if not self.flows:
             return []
         flow = self.draw.choice(self.flows[-12:] if self.draw.random() < 0.7 else self.flows)
-        flags = SECOND if flow.protocol is Protocol.TCP else ("-",)
-        return [Send(flow, self.draw.choice(flags))]
+        return [Send(flow, self.draw.choice(SECOND[flow.protocol]))]
 
     def shake_hands(self) -> list[Step]:
         """A connection is opened and, with its client's second packet, made."""
         steps = self.open()
         made: list[Step] = []
         for step in steps:
-            if isinstance(step, Send) and step.flow.protocol is Protocol.TCP:
-                made.append(Send(step.flow, "A", step.count))
+            if isinstance(step, Send) and step.flow.protocol in HANDSHAKE:
+                made.append(Send(step.flow, HANDSHAKE[step.flow.protocol], step.count))
         return steps + made
 
     def stray(self) -> list[Step]:
         """A packet that opens nothing."""
-        flow = self.open()[0]
-        if not isinstance(flow, Send) or flow.flow.protocol is not Protocol.TCP:
+        step = self.open()[0]
+        if not isinstance(step, Send) or step.flow.protocol not in STRAYS:
             return []
-        return [dataclasses.replace(flow, flags=self.draw.choice(("A", "FA", "R", "SR")), count=1)]
+        flags = self.draw.choice(STRAYS[step.flow.protocol])
+        return [dataclasses.replace(step, flags=flags, count=1)]
 
     def wait(self) -> list[Step]:
         """Time passes."""
@@ -312,7 +342,7 @@ MOVES: dict[Callable[[World], list[Step]], int] = {
 def script(seed: int, length: int) -> tuple[Step, ...]:
     """The script of a seed: rules and services first, then `length` steps."""
     world = World(random.Random(seed))
-    steps: list[Step] = list(MARKED)
+    steps: list[Step] = [*world.set_early(), *MARKED]
     for _ in range(world.draw.randint(1, 3)):
         steps += world.add_service()
     length += len(steps)

@@ -17,9 +17,11 @@ CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACK, DUMP = 1, 4, 0x300
 NEW_SERVICE, SET_SERVICE, DELETE_SERVICE = 1, 2, 3
+SET_CONFIG = 12
+TIMEOUTS = {"timeout_tcp": 4, "timeout_tcpfin": 5, "timeout_udp": 6}
 NEW_DEST, SET_DEST, DELETE_DEST, GET_DEST = 5, 6, 7, 8
 SERVICE, DEST = 1, 2
-PERSISTENT, DIRECT_ROUTE = 1, 3
+PERSISTENT, ONE_PACKET, DIRECT_ROUTE = 1, 4, 3
 # The bits of a scheduler's flags.
 FLAGS = {"sh-fallback": 8, "sh-port": 16, "mh-fallback": 8, "mh-port": 16}
 NUMBERS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
@@ -33,7 +35,6 @@ class Backend:
     weight: int
     active: int
     inactive: int
-    persistent: int
     connections: int
     packets: int
     bytes: int
@@ -83,6 +84,7 @@ def _service(service: Service) -> bytes:
     """A service with all that can be said of it."""
     kept = service.persistence
     flags = sum(FLAGS[flag] for flag in service.flags) | (PERSISTENT if kept else 0)
+    flags |= ONE_PACKET if service.one_packet else 0
     parts = [
         _attribute(6, service.scheduler.encode() + b"\0"),
         _attribute(7, struct.pack("<II", flags, 2**32 - 1)),
@@ -143,6 +145,10 @@ class Ipvs:
         """Deletes a server."""
         self._change_server(DELETE_DEST, key, _server(key, address))
 
+    def set_timeout(self, name: str, seconds: int) -> None:
+        """Sets one of the timeouts, as `ipvsadm --set` does."""
+        self._change(SET_CONFIG, _attribute(TIMEOUTS[name], _u32(seconds)))
+
     def _change_server(self, command: int, key: ServiceKey, server: bytes) -> None:
         self._change(command, _attribute(SERVICE, _key(key)) + _attribute(DEST, server))
 
@@ -194,7 +200,6 @@ def _backend(data: bytes) -> Backend:
         weight=numbers[4],
         active=numbers[7],
         inactive=numbers[8],
-        persistent=numbers[9],
         connections=int.from_bytes(counted[1], "little"),
         packets=int.from_bytes(counted[2], "little"),
         bytes=int.from_bytes(counted[4], "little"),

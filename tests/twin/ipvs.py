@@ -86,6 +86,8 @@ class Judge:
                 self.control.put_backend(key, backend, fresh)
             case DeleteBackend(key, address):
                 self.control.delete_backend(key, address)
+            case Set(name, value) if name in genl.TIMEOUTS:
+                self.control.set_timeout(name, value)
             case Set(name, value):
                 with topology.inside(NAME):
                     network.set_sysctl(f"net/ipv4/vs/{name}", str(value))
@@ -113,9 +115,7 @@ class Judge:
         for key in self.services:
             for found in self.control.backends(key):
                 server = str(key), found.address
-                servers[server] = Server(
-                    found.weight, found.active, found.inactive, found.persistent
-                )
+                servers[server] = Server(found.weight, found.active, found.inactive)
                 counters[server] = Counters(found.connections, found.packets, found.bytes)
         return Snapshot(connections, templates, servers, counters)
 

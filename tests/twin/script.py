@@ -20,6 +20,8 @@ from lvsxdp.model import (
 )
 from lvsxdp.names import parse_service_key
 
+ONE_PACKET = "ops"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flow:
@@ -96,17 +98,22 @@ class PutService:
         kept = self.service.persistence
         if kept:
             words += ["persistence", str(kept.timeout), str(kept.netmask)]
+        if self.service.one_packet:
+            words.append(ONE_PACKET)
         return " ".join(words)
 
     @classmethod
     def parse(cls, verb: str, key: str, _: str, scheduler: str, *more: str) -> PutService:
         """The step of the words after `service`."""
+        one_packet = ONE_PACKET in more
+        more = tuple(word for word in more if word != ONE_PACKET)
         at = more.index("persistence") if "persistence" in more else len(more)
         service = Service(
             key=parse_service_key(key),
             scheduler=Scheduler(scheduler),
             flags=tuple(map(SchedulerFlag, more[:at])),
             persistence=_persistence(more[at + 1 :]),
+            one_packet=one_packet,
         )
         return cls(service, verb == "add")
 
@@ -172,7 +179,7 @@ class DeleteBackend:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Set:
-    """A setting, by its name in net.ipv4.vs, gets another value."""
+    """A setting gets another value: by its name in net.ipv4.vs, or one of the three timeouts."""
 
     name: str
     value: int
@@ -185,7 +192,7 @@ class Set:
 class Send:
     """One packet of each of `count` flows that differ in the client's port, which rises.
 
-    `flags` are TCP's, a letter each; "-" for other protocols.
+    `flags` are TCP's, a letter each; SCTP's first chunk; "-" for UDP.
     """
 
     flow: Flow

@@ -68,12 +68,11 @@ class Tie:
 
     key: TemplateKey
     flow: str
-    state: str
 
     def keep(self) -> Send:
         """A packet by which the connection lives longer."""
         flow = Flow.parse(*self.flow.split())
-        return Send(flow, "-" if self.state == "UDP" else "A")
+        return Send(flow, {"tcp": "A", "udp": "-", "sctp": "DATA"}[flow.protocol])
 
 
 def ties(
@@ -96,7 +95,7 @@ def ties(
         end, flow, state = max(held)
         ours = twin.templates[key].left if key in twin.templates else template.left
         if _is_tie(min(ours, template.left), abs(ours - template.left), end, state, horizon):
-            yield Tie(key, flow, state)
+            yield Tie(key, flow)
 
 
 def _is_of(flow: str, network: str, mask: int) -> bool:
