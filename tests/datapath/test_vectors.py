@@ -1,4 +1,4 @@
-"""The whole vectors file, a test a case: IPVS's own cases on the compiled programs."""
+"""The whole vectors files, a test a case: IPVS's own cases on the compiled programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.vectors.stage import Stage, namespace, staged
 from tests.vectors.steps import Case
 
 VECTORS = Path(__file__).parent.parent / "vectors/ipvs-vectors.yaml"
-CASES = read(VECTORS)
+# found by kernel IPVS and lvsxdp side by side
+DERIVED = VECTORS.with_name("derived.yaml")
+CASES = [*read(VECTORS), *read(DERIVED)]
 # cases of the sections that are run which need what is not there yet
 LEFT = {
     "persistence/nat-port-per-service-kind",

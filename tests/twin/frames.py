@@ -120,6 +120,12 @@ def is_unreachable(line: str) -> bool:
     return line.startswith(("router: icmp 3/3 ", "router: icmp 1/4 "))
 
 
+def whom(lines: list[str]) -> str:
+    """Who got a packet, or what its client did."""
+    backends = [line.partition(": ")[0] for line in lines if not line.startswith("router: ")]
+    return " ".join(backends) or outcome(lines)
+
+
 def outcome(lines: list[str]) -> str:
     """In a word what became of a packet."""
     if not lines:
