@@ -98,7 +98,7 @@ KEYS: tuple[ServiceKey, ...] = (
     AddressKey(Protocol.UDP, VIRTUALS[2], ANY_PORT),
 )
 # All that do not draw lots.
-SCHEDULERS = tuple(s for s in Scheduler if s != "twos")
+SCHEDULERS = tuple(s for s in Scheduler if s is not Scheduler.TWOS)
 # Where a packet may go: what services are reached by, and what is nobody's.
 TARGETS = tuple(
     (protocol, virtual, port)
@@ -143,7 +143,7 @@ class World:
     def service(self, key: ServiceKey, fresh: bool) -> PutService:
         """A service as drawn."""
         scheduler = self.draw.choice(SCHEDULERS)
-        own = [flag for flag in SchedulerFlag if flag.startswith(f"{scheduler}-")]
+        own = [flag for flag in SchedulerFlag if flag.scheduler is scheduler]
         flags = tuple(flag for flag in own if self.draw.random() < 0.5)
         any_port = isinstance(key, AddressKey) and key.port == ANY_PORT
         wanted = any_port or self.draw.random() < 0.6

@@ -17,12 +17,12 @@ from lvsxdp.model import (
     MarkKey,
     MarkRule,
     Protocol,
-    Scheduler,
     Service,
     ServiceKey,
 )
 from tests.twin import genl, topology
 from tests.twin.compare import Connection, Counters, Server, Snapshot, Template
+from tests.twin.generator import SCHEDULERS
 from tests.twin.script import (
     AddRule,
     DeleteBackend,
@@ -38,7 +38,7 @@ from tests.twin.script import (
 )
 
 NAME = "judge"
-MODULES = ("nf_tables", *(f"ip_vs_{name}" for name in Scheduler))
+MODULES = ("nf_tables", *(f"ip_vs_{name}" for name in SCHEDULERS))
 # Of the entries of IPVS's table: a renamed template, which no packet can find.
 RENAMED = 65535
 MARKS = """

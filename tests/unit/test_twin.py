@@ -60,7 +60,7 @@ def test_scripts_come_to_everything() -> None:
         *("backend add", "backend edit", "backend delete", "send tcp", "send udp", "send sctp"),
     } <= set(verbs)
     put = [step.service for step in steps if isinstance(step, PutService)]
-    assert {service.scheduler for service in put} == set(Scheduler) - {"twos"}
+    assert {service.scheduler for service in put} == set(Scheduler) - {Scheduler.TWOS}
     masks = {str(ipaddress.ip_address(mask)) for of in generator.MASKS.values() for mask in of}
     assert {str(s.persistence.netmask) for s in put if s.persistence} == masks
 
