@@ -82,6 +82,8 @@ static __always_inline bool connection_tell(bool ipv6, struct account *account, 
 	if (!persist_count(entry, account->persistence, 0, (s64)lasts - before_lasts))
 		return persist_is_same(entry, account->persistence);
 	persist_extend(entry, lasts, expiry_of_connection(now, after));
+	if (!lasts)
+		persist_shorten(entry, expiry_of_connection(now, after));
 	if (word_flags(after) & SLOT_CONFIRMED)
 		persist_confirm(entry);
 	return true;

@@ -82,6 +82,18 @@ static __always_inline void persist_extend(struct persistence *entry, bool lasti
 		entry->inactive_until = until;
 }
 
+/*
+ * The entry's only connection has come to end sooner than it told.  One that another CPU makes at
+ * this moment tells of itself anew with its client's next packet.
+ */
+static __always_inline void persist_shorten(struct persistence *entry, u64 until)
+{
+	u64 before = READ_ONCE(entry->inactive_until);
+
+	if (before > until && (READ_ONCE(entry->counts) & COUNT_MASK) == 1)
+		word_change(&entry->inactive_until, before, until);
+}
+
 /* The entry is still the one that `reference` names. */
 static __always_inline bool persist_is_same(struct persistence *entry, u64 reference)
 {

@@ -302,3 +302,30 @@ def test_a_backend_comes_back_with_the_thresholds_that_it_is_given(datapath: Dat
     assert picks(3, 1002) == [C, None, None]
     assert picks(3, 1003) == [None, None, None]
     assert picks(0, 1004) == [C, C, C]
+
+
+def test_an_entry_ends_at_its_time_whatever_its_last_connection_once_was_to_live(
+    datapath: Datapath,
+) -> None:
+    """FIN gives the connection 120 s, the RST after it 10 s: found beside kernel IPVS."""
+    use(datapath, shop("AB", persistence=110))
+    assert sent(datapath, f"{CLIENT}:1001", "SF") == [B, B]
+    datapath.later(26)
+    assert sent(datapath, f"{CLIENT}:1001", "R") == [B]
+    datapath.later(83)
+    assert kept(datapath) == [(CLIENT, B, 1)]
+    datapath.later(2)
+    assert kept(datapath) == []
+    assert sent(datapath, f"{CLIENT}:1002", "S") == [A]
+
+
+def test_one_connection_that_ends_sooner_leaves_the_entry_to_the_others(
+    datapath: Datapath,
+) -> None:
+    use(datapath, shop("AB", persistence=110))
+    for port in (1001, 1002):
+        assert sent(datapath, f"{CLIENT}:{port}", "SF") == [B, B]
+    datapath.later(26)
+    assert sent(datapath, f"{CLIENT}:1001", "R") == [B]
+    datapath.later(85)
+    assert kept(datapath) == [(CLIENT, B, 59)]
