@@ -107,7 +107,7 @@ def test_a_million_mutated_frames_are_each_counted_once_and_the_next_good_one_is
     handed_over = sum(count for (_, handed), count in outcomes.items() if handed)
     counted = datapath.reasons()
     assert sum(counted.values()) + handed_over == FRAMES
-    assert {verdict for verdict, _ in outcomes} == {1, 2, 3, 4}  # nothing was aborted
+    assert {verdict for verdict, _ in outcomes} == {1, 2, 4}  # nothing was aborted
     assert "internal" not in counted
     datapath.confirm()
     assert datapath.backend_for(tcp("198.51.100.99:1", "192.0.2.10:80")) is not None
