@@ -148,5 +148,7 @@ def wired(name: str) -> Iterator[Wire]:
         for sysctl, value in SYSCTLS.items():
             network.set_sysctl(sysctl, value)
     with contextlib.ExitStack() as stack:
-        stack.callback(subprocess.run, ["ip", "netns", "del", name], check=True)
+        # the kernel takes the namespace's devices away later on, when their names may be wanted
+        gone = (*(f"link del {end}" for end in ends), f"netns del {name}")
+        stack.callback(_ip, iter(gone))
         yield Wire(*(stack.enter_context(_far_end(end)) for end in ends))
