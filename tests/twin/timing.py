@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
-from tests.twin.compare import REARM, Connection, Snapshot, Template, TemplateKey, usable
+from tests.twin.compare import REARM, Snapshot, TemplateKey, usable
 from tests.twin.script import Flow, Send
 
 # An end is near.
@@ -47,19 +48,29 @@ def may_settle(judge: Snapshot, twin: Snapshot, drift: float) -> bool:
     return all(left <= NEAR + drift for left in alone)
 
 
-Entries = Mapping[str, Connection] | Mapping[TemplateKey, Template]
+Key = TypeVar("Key")
 
 
-def _pairs(judge: Entries, twin: Entries) -> list[tuple[float, float]]:
+class Timed(Protocol):
+    """An entry with seconds left to live."""
+
+    @property
+    def left(self) -> float: ...
+
+
+def _pairs(judge: Mapping[Key, Timed], twin: Mapping[Key, Timed]) -> list[tuple[float, float]]:
     """Seconds left under IPVS and lvsxdp; 0 where there is none."""
-    keys = {*judge, *twin}
-    return [tuple(e[k].left if k in e else 0.0 for e in (judge, twin)) for k in keys]  # type: ignore
+    return [(_left(judge, key), _left(twin, key)) for key in {*judge, *twin}]
 
 
-def _alone(judge: Entries, twin: Entries) -> Iterator[float]:
+def _left(entries: Mapping[Key, Timed], key: Key) -> float:
+    return entries[key].left if key in entries else 0.0
+
+
+def _alone(judge: Mapping[Key, Timed], twin: Mapping[Key, Timed]) -> Iterator[float]:
     for mine, yours in ((judge, twin), (twin, judge)):
         for key in mine.keys() - yours.keys():
-            yield mine[key].left  # type: ignore[index]
+            yield mine[key].left
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -65,4 +65,4 @@ class Run:
 @functools.singledispatch
 def perform(act: Act, run: Run) -> None:
     """Carries an act out, or compares what it expects; Failed where that is something else."""
-    raise NotImplementedError(type(act).__name__)
+    raise TypeError(f"nothing says how {type(act).__name__} is carried out")
