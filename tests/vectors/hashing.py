@@ -147,7 +147,7 @@ def _told(cell: tuple[str, int, bool]) -> str:
 def _transition(lab: Lab, act: Transitions, present: str) -> tuple[str, int, bool]:
     prefix = "sctp_" if act.protocol == "sctp" else ""
     name = prefix + present.lower().replace("-", "_")
-    after, seconds, active = lab.transition(
-        PROTOCOLS[act.protocol], act.view, name, act.event, act.secure
+    after, seconds, active = lab.datapath.transition(
+        PROTOCOLS[act.protocol], act.view, name, act.event, secure=act.secure
     )
     return after.removeprefix(prefix).upper().replace("_" if prefix else "-", "-"), seconds, active

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.sctp import SCTP
 
-from lvsxdp import ageing, entries, maps, records, show, views
+from lvsxdp import ageing, entries, records, show, views
 from tests.datapath.harness import ROUTER_MAC, Datapath, Verdict
 from tests.vectors import services
 from tests.vectors.services import Mark, Service
@@ -176,22 +175,6 @@ class Lab:
         """Removes every entry."""
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
         self.balancer.reap(views.places(self.balancer, tables), force=True)
-
-    def transition(
-        self, protocol: int, view: str, state: str, event: str, secure: bool
-    ) -> tuple[str, int, bool]:
-        """What the compiled tables make of a state: the next, its seconds, whether it is active."""
-        enums = self.balancer.schema.enums
-        asked = (protocol, enums["view"][view], secure, enums["state"][state])
-        run_on = struct.pack("<5I", *asked, enums["event"][event]).ljust(64, b"\0")
-        descriptor = self.balancer.program("transition")
-        try:
-            run = maps.run_program(descriptor, run_on)
-        finally:
-            os.close(descriptor)
-        following, jiffies, active = struct.unpack_from("<3I", run.data, 20)
-        names = {number: name for name, number in enums["state"].items()}
-        return names[following], jiffies // self.hz, bool(active)
 
     # ----------------------------------------------------------------------------- reads
 
