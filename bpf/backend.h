@@ -1,4 +1,5 @@
-/* Backends by id and generation, and how much each carries. */
+/* Backends by id and generation: how each gets packets, and how much it carries. */
+
 /* The backend's word where it is still the one that `reference` names, else 0. */
 static __always_inline u64 backend_word(u64 reference)
 {
@@ -13,6 +14,38 @@ static __always_inline u64 backend_word(u64 reference)
 static __always_inline bool backend_is_same(u64 reference)
 {
 	return READ_ONCE(ROW(backends, reference)->word) >> 32 == reference >> 32;
+}
+
+/* The port at the backend that a connection of the journey's packet gets, as IPVS has it. */
+static __always_inline __be16 backend_port(struct journey *journey, struct backend *backend)
+{
+	struct service_config *config = ROW(service_configs, journey->config);
+	__be16 port = packet_virtual_port(&journey->packet);
+
+	if (!backend->port)
+		return port;
+	/* of these, one entry is for connections to many ports */
+	if (journey->persistent && config->flags & (SERVICE_BY_MARK | SERVICE_ANY_PORT))
+		return port;
+	if (journey->persistent && config->flags & SERVICE_FTP && port != FTP_PORT)
+		return port;
+	return backend->port;
+}
+
+/* The route of a connection of the journey's packet to the journey's backend. */
+static __always_inline u64 backend_route(struct journey *journey)
+{
+	struct backend *backend = ROW(backends, journey->backend);
+
+	return route_make(backend->method, backend_port(journey, backend));
+}
+
+/* The state of a connection to the journey's backend that begins with the journey's packet. */
+static __always_inline u32 backend_first_state(struct journey *journey)
+{
+	struct backend *backend = ROW(backends, journey->backend);
+
+	return state_first(&journey->packet, FEATURE_NAT ? backend->method : METHOD_DR);
 }
 
 /* Adds to what the backend carries; nothing where its id belongs to another by now. */

@@ -50,6 +50,14 @@
 #ifndef FEATURE_RULES
 #define FEATURE_RULES 1
 #endif
+/* Backends by nat, whose answers come back by this host. */
+#ifndef FEATURE_NAT
+#define FEATURE_NAT 1
+#endif
+/* Backends by tunnels. */
+#ifndef FEATURE_TUNNEL
+#define FEATURE_TUNNEL 1
+#endif
 /* lblc and lblcr. */
 #ifndef FEATURE_LOCALITY
 #define FEATURE_LOCALITY 1

@@ -64,14 +64,13 @@ static __always_inline int connect_bind(struct hook_context *ctx, struct journey
 /* Takes back what the persistence entry was told of a connection that came to nothing. */
 static __always_inline void connect_unbind(struct journey *journey)
 {
-	struct packet *packet = &journey->packet;
 	struct persistence *entry;
 
 	if (!journey->controlled)
 		return;
-	entry = persist_at(persist_table(packet), (u32)journey->persistence);
+	entry = persist_at(persist_table(&journey->packet), (u32)journey->persistence);
 	persist_count(entry, journey->persistence, -1,
-		      state_is_lasting(state_first(packet)) ? -1 : 0);
+		      state_is_lasting(backend_first_state(journey)) ? -1 : 0);
 }
 
 /* The service's share of connections, or the program that makes room; false if there is none. */
@@ -98,6 +97,7 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 {
 	int reason = REASON_TABLE_FULL;
 
+	journey->route = backend_route(journey);
 	if (journey->one_packet) {
 		limit_touch(journey->backend);
 		return connect_count(journey);
@@ -119,6 +119,7 @@ static __always_inline int connect_send(struct hook_context *ctx, struct journey
 {
 	struct forwarding forwarding = {
 		.now = journey->now,
+		.route = journey->route,
 		.backend = (u32)journey->backend,
 		.service = journey->service,
 		.mark = journey->mark,

@@ -97,7 +97,7 @@ static __always_inline u64 connection_next(u64 row, u64 word)
 
 	if (state_is_answered(state))
 		flags |= SLOT_CONFIRMED;
-	return word_make(0, state, flags, word);
+	return word_make(word & WORD_ROUTE_MASK, state, flags, word);
 }
 
 /* What a change of state brings with it. */
@@ -144,9 +144,9 @@ static __always_inline bool connection_keep(struct packet *packet, struct connec
 
 /* Steps the state; leaves the word as it is then, 0 if the slot is another's by now. */
 static __always_inline u64 connection_step(struct packet *packet, struct connection *connection,
-					   struct account *account)
+					   struct account *account, u32 view)
 {
-	u64 row = state_row_of(packet), after;
+	u64 row = state_row_of(packet, view), after;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WORD_ATTEMPTS; i++) {
@@ -169,13 +169,13 @@ static __always_inline u64 connection_step(struct packet *packet, struct connect
 
 /* Notes the packet's time and steps the state; false if the slot is another's by now. */
 static __always_inline bool connection_refresh(struct packet *packet, struct connection *connection,
-					       struct account *account, u64 now)
+					       struct account *account, u32 view, u64 now)
 {
 	u64 after;
 
 	if (account->seen != now)
 		WRITE_ONCE(connection->seen, now);
-	after = connection_step(packet, connection, account);
+	after = connection_step(packet, connection, account, view);
 	if (!(word_flags(after) & SLOT_CONTROLLED))
 		return after;
 	if (after == account->word && connection_is_told(connection, after, now))
@@ -242,7 +242,7 @@ static __always_inline void connection_fill(u32 table, struct journey *journey, 
 					    struct seat *seat)
 {
 	struct connection *connection = (struct connection *)slot;
-	u32 state = state_first(&journey->packet);
+	u32 state = backend_first_state(journey);
 	u64 flags = journey->controlled ? SLOT_CONTROLLED : 0;
 
 	/* opened sloppily: no later packet would confirm it */
@@ -256,7 +256,7 @@ static __always_inline void connection_fill(u32 table, struct journey *journey, 
 	connection->told = journey->now;
 	connection->service = journey->service;
 	connection->mark = journey->mark;
-	table_publish(slot, word_make(0, state, flags, seat->word + WORD_GENERATION));
+	table_publish(slot, word_make(journey->route, state, flags, seat->word + WORD_GENERATION));
 }
 
 /* Under the bucket's lock: takes the seat; leaves what it held before in `evicted`. */
@@ -286,6 +286,7 @@ static __always_inline int connection_meet(u32 table, struct journey *journey, s
 	if (READ_ONCE(connection->word) != seat->word)
 		return REASON_BUSY;
 	journey->backend = backend;
+	journey->route = seat->word & WORD_ROUTE_MASK;
 	return CONNECTION_EXISTS;
 }
 
@@ -333,6 +334,6 @@ static __always_inline int connection_create(struct journey *journey)
 	if (reason)
 		share_return(connection_table(&journey->packet), journey->service);
 	else
-		backend_load(journey->backend, state_is_active(state_first(&journey->packet)), 1);
+		backend_load(journey->backend, state_is_active(backend_first_state(journey)), 1);
 	return reason;
 }

@@ -83,8 +83,9 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	if (STOP_AFTER == STAGE_REFRESHED)
 		return REASON_NO_SERVICE;
 	lane = CPU_ROW(lanes, packet->cpu, account.backend);
-	if (!forward_is_plain(packet, lane, now))
+	if (!forward_is_plain(packet, &lane->hop, now))
 		return REASON_OK;
+	forwarding.route = account.word & WORD_ROUTE_MASK;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
 	return forward_transmit(ctx, packet, lane, &forwarding);
@@ -139,8 +140,10 @@ static __always_inline int entry_known(struct hook_context *ctx, struct packet *
 	connection_read(connection, seat.word, &account);
 	if (entry_is_over(packet, connection, &account, now, &reason))
 		return reason;
-	if (!connection_refresh(packet, connection, &account, now))
+	if (!connection_refresh(packet, connection, &account,
+				state_view(route_method(account.word)), now))
 		return REASON_OK;
+	forwarding.route = account.word & WORD_ROUTE_MASK;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
 	forwarding.mark = account.mark;
@@ -252,7 +255,8 @@ static __always_inline int entry_packet(struct hook_context *ctx)
 /* Finishes what XDP handed over. */
 static __always_inline int entry_handed_over(struct hook_context *ctx, struct handover *handover)
 {
-	struct forwarding forwarding = { .backend = handover->backend,
+	struct forwarding forwarding = { .route = handover->route,
+					 .backend = handover->backend,
 					 .service = handover->service,
 					 .reason = handover->reason };
 	struct packet packet = { .cpu = bpf_get_smp_processor_id() };

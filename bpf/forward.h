@@ -6,6 +6,7 @@
 /* What forwarding needs to know of a packet's connection. */
 struct forwarding {
 	u64 now;
+	u64 route; /* word.h */
 	u32 backend;
 	u32 service;
 	u32 mark;
@@ -26,6 +27,7 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 		.mark = forwarding->mark,
 		.backend = forwarding->backend,
 		.service = forwarding->service,
+		.route = forwarding->route,
 	};
 
 	packet->action = HOOK_PASS;
@@ -35,15 +37,15 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 }
 
 /* The next hop is known, and the driver can send the packet there. */
-static __always_inline bool forward_is_plain(struct packet *packet, struct lane *lane, u64 now)
+static __always_inline bool forward_is_plain(struct packet *packet, struct hop *hop, u64 now)
 {
-	return packet->ttl >= LEAST_TTL && now < lane->until && lane->road != ROAD_TC &&
-	       packet->bytes <= lane->mtu;
+	return packet->ttl >= LEAST_TTL && now < hop->until && hop->road != ROAD_TC &&
+	       packet->bytes <= hop->mtu;
 }
 
 /* Replaces all before the IP packet by `head` bytes for the road out, and takes a hop from it. */
 static __always_inline int forward_rewrite(struct hook_context *ctx, struct packet *packet,
-					   struct lane *lane, u32 head)
+					   struct hop *hop, u32 head)
 {
 	u64 offset = packet->ip_offset;
 
@@ -55,23 +57,33 @@ static __always_inline int forward_rewrite(struct hook_context *ctx, struct pack
 	if (packet_age(ctx, packet, head))
 		return REASON_INTERNAL;
 	if (head == TAGGED_HEAD)
-		return packet_write_tagged(ctx, lane, packet->type);
-	return packet_write_ethernet(ctx, lane, packet->type);
+		return packet_write_tagged(ctx, hop, packet->type);
+	return packet_write_ethernet(ctx, hop, packet->type);
 }
 
-/* Has the driver send the packet, and counts it. */
+/* Has the driver send the packet. */
+static __always_inline int forward_leave(struct hook_context *ctx, struct packet *packet,
+					 struct hop *hop)
+{
+	int reason = hop->road == ROAD_TAGGED ? forward_rewrite(ctx, packet, hop, TAGGED_HEAD) :
+						forward_rewrite(ctx, packet, hop, PLAIN_HEAD);
+
+	/* the hop may have been found by a packet of another interface */
+	if (!reason)
+		packet->action = hop->turning == packet->ifindex ? HOOK_TX :
+								   bpf_redirect(hop->ifindex, 0);
+	return reason;
+}
+
+/* The same for a backend, which it is counted for. */
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
 {
-	int reason = lane->road == ROAD_TAGGED ? forward_rewrite(ctx, packet, lane, TAGGED_HEAD) :
-						 forward_rewrite(ctx, packet, lane, PLAIN_HEAD);
+	int reason = forward_leave(ctx, packet, &lane->hop);
 
 	if (reason)
 		return reason;
 	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
-	/* the lane may have been found by a packet of another interface */
-	packet->action = lane->turning == packet->ifindex ? HOOK_TX :
-							    bpf_redirect(lane->ifindex, 0);
 	return forwarding->reason;
 }
 
@@ -80,22 +92,23 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 					struct forwarding *forwarding)
 {
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
+	struct hop *hop = &lane->hop;
 	bool fresh = false;
 	int reason;
 
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
-	if (forwarding->now >= lane->until) {
-		reason = nexthop_resolve(ctx, lane, forwarding->backend, forwarding->now);
+	if (forwarding->now >= hop->until) {
+		reason = nexthop_resolve(ctx, hop, forwarding->backend, forwarding->now);
 		if (reason)
 			return reason;
 		fresh = true;
 	}
 	/* generic XDP sees frames that TC will have cut to size again: only TC can tell */
-	if (lane->road == ROAD_TC || packet->bytes > lane->mtu)
+	if (hop->road == ROAD_TC || packet->bytes > hop->mtu)
 		return forward_hand_over(ctx, packet, forwarding);
 	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
-		if (nexthop_is_probe_due(forwarding->backend, forwarding->now,
+		if (nexthop_is_probe_due(ROW(nexthop_probes, forwarding->backend), forwarding->now,
 					 forwarding->probe_interval))
 			return forward_hand_over(ctx, packet, forwarding);
 	return forward_transmit(ctx, packet, lane, forwarding);
@@ -114,7 +127,7 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 }
 
 /* Whatever there is to find out, the kernel is asked for each packet. */
-static __always_inline bool forward_is_plain(struct packet *packet, struct lane *lane, u64 now)
+static __always_inline bool forward_is_plain(struct packet *packet, struct hop *hop, u64 now)
 {
 	return true;
 }

@@ -52,6 +52,21 @@ static __always_inline u64 hash_client6(const u64 *key)
 	       HASH_KEY(4) * (key[4] & 0xffff);
 }
 
+/*
+ * A connection's hash: over the client's end alone, as under IPVS, so that what a backend sends back,
+ * which does not name the virtual end, is looked for in the same bucket.
+ */
+static __always_inline u32 hash_connection4(const u64 *key)
+{
+	return hash_scattered(HASH_KEY(0) + hash_client4(key));
+}
+
+static __always_inline u32 hash_connection6(const u64 *key)
+{
+	return hash_scattered(HASH_KEY(5) + hash_client6(key));
+}
+
+/* A persistence entry's: over the whole key. */
 static __always_inline u32 hash_flow4(const u64 *key)
 {
 	return hash_scattered(hash_virtual4(key[0]) + hash_target(key[1]) + hash_client4(key));

@@ -83,28 +83,6 @@ static __always_inline void icmp_error6(struct packet *packet, int reason, struc
 	}
 }
 
-/* The sum of 16-bit words, ready to be complemented; the words' byte order is the sum's. */
-static __always_inline u16 icmp_fold(u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-static __always_inline u64 icmp_sum(const u64 *words, u32 count)
-{
-	u64 sum = 0, word;
-
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < count; i++) {
-		word = words[i];
-		sum += (word & 0xffffffff) + (word >> 32);
-	}
-	return sum;
-}
-
 /* IPv4's header of an answer with a quote of so many bytes. */
 static __always_inline void icmp_head4(struct packet *packet, struct refusal *refusal, u32 quote)
 {
@@ -121,7 +99,7 @@ static __always_inline void icmp_head4(struct packet *packet, struct refusal *re
 	ip->protocol = IPPROTO_ICMP;
 	ip->saddr = packet->flow4.virtual;
 	ip->daddr = packet->flow4.client;
-	ip->check = ~icmp_fold(icmp_sum(refusal->ip, 3));
+	ip->check = ~checksum_fold(checksum_words(refusal->ip, 3));
 }
 
 /* IPv6's; the sum of what of it counts in the message's checksum. */
@@ -139,7 +117,7 @@ static __always_inline u64 icmp_head6(struct packet *packet, struct refusal *ref
 	addresses[1] = packet->key[3];
 	addresses[2] = packet->key[0];
 	addresses[3] = packet->key[1];
-	return icmp_sum(addresses, 4) + ip->payload_len + bpf_htons(IPPROTO_ICMPV6);
+	return checksum_words(addresses, 4) + ip->payload_len + bpf_htons(IPPROTO_ICMPV6);
 }
 
 /* Copies the frame's head, addresses exchanged, and what is quoted of the packet. */
@@ -208,7 +186,7 @@ static __always_inline int icmp_answer(struct hook_context *ctx, struct packet *
 		icmp_head4(packet, refusal, quote);
 	}
 	refusal->message[0] = *(u64 *)&error;
-	error.sum = ~icmp_fold(sum + icmp_sum(refusal->message, REFUSAL_WORDS));
+	error.sum = ~checksum_fold(sum + checksum_words(refusal->message, REFUSAL_WORDS));
 	refusal->message[0] = *(u64 *)&error;
 	return icmp_write(ctx, packet, refusal, quote);
 }

@@ -39,6 +39,7 @@ struct journey {
 	u64 marks; /* the rule set */
 	u64 service_switch; /* as it was when the decision began */
 	u64 backend; /* chosen: generation << 32 | id; 0: none yet */
+	u64 route; /* of the connection that it gets: word.h */
 	u64 cursor;
 	u64 best_load;
 	u32 mark;

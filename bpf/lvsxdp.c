@@ -14,6 +14,7 @@
 #include "hook.h"
 #include "hash.h"
 #include "sctp.h"
+#include "checksum.h"
 #include "packet.h"
 #include "journey.h"
 #include "maps.h"

@@ -51,9 +51,8 @@ static __always_inline bool nexthop_is_local(struct hook_context *ctx, struct pa
 #if HOOK_IS_XDP
 
 /* One packet an interval takes the kernel's road, so that the kernel confirms the neighbour. */
-static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 interval)
+static __always_inline bool nexthop_is_probe_due(u64 *probed, u64 now, u64 interval)
 {
-	u64 *probed = ROW(nexthop_probes, backend);
 	u64 before = *probed;
 
 	if (before && now - before < interval)
@@ -61,58 +60,67 @@ static __always_inline bool nexthop_is_probe_due(u32 backend, u64 now, u64 inter
 	return __sync_val_compare_and_swap(probed, before, now) == before;
 }
 
-static __always_inline u64 nexthop_source_mac(struct lane *lane)
+static __always_inline u64 nexthop_source_mac(struct hop *hop)
 {
-	return *(u16 *)lane->source | (u64) * (u32 *)(lane->source + 2) << 16;
+	return *(u16 *)hop->source | (u64) * (u32 *)(hop->source + 2) << 16;
 }
 
 /* Notes where XDP sends. */
-static __always_inline void nexthop_leave_by(struct lane *lane, u32 ifindex)
+static __always_inline void nexthop_leave_by(struct hop *hop, u32 ifindex)
 {
-	lane->ifindex = ifindex;
-	lane->turning = maps_interface(ifindex)->flags & INTERFACE_NO_TX ? 0 : ifindex;
+	hop->ifindex = ifindex;
+	hop->turning = maps_interface(ifindex)->flags & INTERFACE_NO_TX ? 0 : ifindex;
 }
 
-/* The road by an interface, whose MAC is the lane's; notes where XDP sends, and with which tag. */
-static __always_inline u32 nexthop_road(struct lane *lane, u32 ifindex)
+/* The road by an interface, whose MAC is the hop's; notes where XDP sends, and with which tag. */
+static __always_inline u32 nexthop_road(struct hop *hop, u32 ifindex)
 {
 	struct interface *interface = maps_interface(ifindex);
 
-	nexthop_leave_by(lane, ifindex);
+	nexthop_leave_by(hop, ifindex);
 	if (interface->flags & INTERFACE_TRANSMIT)
 		return ROAD_XDP;
 	/* another MAC: the control plane has not seen the device that has the index now */
-	if (!interface->lower || interface->mac != nexthop_source_mac(lane))
+	if (!interface->lower || interface->mac != nexthop_source_mac(hop))
 		return ROAD_TC;
-	nexthop_leave_by(lane, interface->lower);
-	lane->tci = bpf_htons(interface->vlan);
+	nexthop_leave_by(hop, interface->lower);
+	hop->tci = bpf_htons(interface->vlan);
 	return ROAD_TAGGED;
 }
 
-/* Asks the FIB and remembers what it says; what is not settled takes the kernel's road. */
-static __always_inline int nexthop_resolve(struct hook_context *ctx, struct lane *lane, u32 id,
+/* Asks the FIB for an address and remembers what it says; leaves its answer. */
+static __always_inline int nexthop_learn(struct hook_context *ctx, struct hop *hop, bool ipv6,
+					 const __be32 *address, u64 now)
+{
+	struct bpf_fib_lookup fib = {};
+	int answer = nexthop_ask(ctx, &fib, ipv6, address);
+
+	hop->road = ROAD_TC;
+	if (answer == FIB_SUCCESS) {
+		__builtin_memcpy(hop->destination, fib.dmac, 6);
+		__builtin_memcpy(hop->source, fib.smac, 6);
+		hop->road = nexthop_road(hop, fib.ifindex);
+		hop->mtu = fib.mtu_result;
+	}
+	if (answer == FIB_SUCCESS || answer == FIB_FORWARDING_DISABLED)
+		hop->until = now + NEXTHOP_LIFE;
+	return answer;
+}
+
+/* Finds where a backend is; what is not settled takes the kernel's road. */
+static __always_inline int nexthop_resolve(struct hook_context *ctx, struct hop *hop, u32 id,
 					   u64 now)
 {
 	struct backend *backend = ROW(backends, id);
-	struct bpf_fib_lookup fib = {};
 	int answer;
 
-	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
-	lane->road = ROAD_TC;
+	answer = nexthop_learn(ctx, hop, backend->family == FAMILY_IPV6, backend->address, now);
 	if (answer == FIB_NO_NEIGHBOUR || answer == FIB_UNSUPPORTED_TUNNEL || answer < 0)
 		return REASON_OK;
 	if (answer == FIB_NOT_FORWARDED)
 		return nexthop_unforwarded(backend);
-	if (answer == FIB_SUCCESS) {
-		__builtin_memcpy(lane->destination, fib.dmac, 6);
-		__builtin_memcpy(lane->source, fib.smac, 6);
-		lane->road = nexthop_road(lane, fib.ifindex);
-		lane->mtu = fib.mtu_result;
-	} else if (answer != FIB_FORWARDING_DISABLED) {
-		return REASON_NO_ROUTE;
-	}
-	lane->until = now + NEXTHOP_LIFE;
-	return REASON_OK;
+	return answer == FIB_SUCCESS || answer == FIB_FORWARDING_DISABLED ? REASON_OK :
+									    REASON_NO_ROUTE;
 }
 
 #else

@@ -9,6 +9,9 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+#define FTP_PORT bpf_htons(21)
+#define FTP_DATA_PORT bpf_htons(20)
+
 /* ESP or AH, which goes where the key exchange of the same ends does, and opens nothing. */
 #define PACKET_FOLLOWS (1 << 16)
 #define KEY_EXCHANGE_PORT (u64) bpf_htons(500)
@@ -82,10 +85,9 @@ static __always_inline u64 packet_address_sum(struct packet *packet)
 
 static __always_inline void packet_hash(struct packet *packet)
 {
-	u64 client = packet_is_ipv6(packet) ? hash_client6(packet->key) : hash_client4(packet->key);
-
 	packet->target_sum = packet_address_sum(packet) + hash_target(packet_ports(packet));
-	packet->hash = hash_scattered(packet->target_sum + client);
+	packet->hash = packet_is_ipv6(packet) ? hash_connection6(packet->key) :
+						hash_connection4(packet->key);
 }
 
 /* A TCP packet opens a connection with SYN and without RST; SYN+ACK is FTP's active data. */
@@ -373,28 +375,28 @@ static __always_inline int packet_age(struct hook_context *ctx, struct packet *p
 }
 
 /* Writes an Ethernet header at the packet's head; a byte at a time would cost three times that. */
-static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct lane *lane,
+static __always_inline int packet_write_ethernet(struct hook_context *ctx, struct hop *hop,
 						 __be16 type)
 {
 	void *frame = (void *)HOOK_LOAD(ctx, data);
 
 	if (frame + sizeof(struct ethhdr) > (void *)HOOK_LOAD(ctx, data_end))
 		return REASON_INTERNAL;
-	*(u64 *)frame = *(u64 *)lane->destination;
-	*(u32 *)(frame + 8) = *(u32 *)(lane->source + 2);
+	*(u64 *)frame = *(u64 *)hop->destination;
+	*(u32 *)(frame + 8) = *(u32 *)(hop->source + 2);
 	*(__be16 *)(frame + 12) = type;
 	return REASON_OK;
 }
 
-/* The same, then the lane's tag. */
-static __always_inline int packet_write_tagged(struct hook_context *ctx, struct lane *lane,
+/* The same, then the hop's tag. */
+static __always_inline int packet_write_tagged(struct hook_context *ctx, struct hop *hop,
 					       __be16 type)
 {
 	struct vlan_tag *tag = (void *)HOOK_LOAD(ctx, data) + sizeof(struct ethhdr);
 
 	if ((void *)(tag + 1) > (void *)HOOK_LOAD(ctx, data_end))
 		return REASON_INTERNAL;
-	tag->tci = lane->tci;
+	tag->tci = hop->tci;
 	tag->type = type;
-	return packet_write_ethernet(ctx, lane, bpf_htons(ETH_P_8021Q));
+	return packet_write_ethernet(ctx, hop, bpf_htons(ETH_P_8021Q));
 }

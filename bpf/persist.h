@@ -147,7 +147,7 @@ static __always_inline u64 persist_renewed(struct persistence *entry, u64 word, 
 static __always_inline bool persist_hold(struct journey *journey, struct persistence *entry,
 					 u64 reference)
 {
-	u32 state = state_first(&journey->packet);
+	u32 state = backend_first_state(journey);
 
 	if (journey->one_packet)
 		return persist_count(entry, reference, 0, 0);
@@ -230,7 +230,7 @@ static __always_inline void persist_fill(u32 table, struct journey *journey,
 {
 	struct persistence *entry = (struct persistence *)slot;
 	u64 generation = counts_generation(entry->counts) + 1 & COUNTS_GENERATIONS - 1;
-	u32 state = state_first(&journey->packet);
+	u32 state = backend_first_state(journey);
 	u64 flags = config->flags & SERVICE_STRICT ? SLOT_STRICT : 0;
 
 	table_write_key(table, slot, journey->client);

@@ -1,6 +1,4 @@
 /* From mark, address and port to the service, in IPVS's order. */
-#define FTP_PORT bpf_htons(21)
-#define FTP_DATA_PORT bpf_htons(20)
 
 /* Leaves the version of the journey's service that is in use. */
 static __always_inline void service_enter(struct journey *journey)

@@ -79,18 +79,25 @@ static __always_inline u32 state_next(u32 view, u8 protocol, u32 state, u32 even
 	return state_follow(state_row(view, protocol, event, secure), state);
 }
 
-/* What a client's packet makes of every state, where no answer is seen. */
-static __always_inline u64 state_row_of(struct packet *packet)
+/* What is seen of a client's connection: answers, too, where the method has them come by here. */
+static __always_inline u32 state_view(u32 method)
+{
+	return FEATURE_NAT && method == METHOD_NAT ? VIEW_INPUT : VIEW_INPUT_ONLY;
+}
+
+/* What a packet makes of every state. */
+static __always_inline u64 state_row_of(struct packet *packet, u32 view)
 {
 	bool secure = *ROW(switches, SWITCH_SETTINGS) & SETTING_SECURE_TCP;
 
-	return state_row(VIEW_INPUT_ONLY, packet_protocol(packet), state_event(packet), secure);
+	return state_row(view, packet_protocol(packet), state_event(packet), secure);
 }
 
-/* The state of a connection that begins with this packet. */
-static __always_inline u32 state_first(struct packet *packet)
+/* The state of a connection by this method that begins with the packet. */
+static __always_inline u32 state_first(struct packet *packet, u32 method)
 {
 	bool sctp = FEATURE_SCTP && packet_protocol(packet) == IPPROTO_SCTP;
 
-	return state_follow(state_row_of(packet), sctp ? STATE_SCTP_NONE : STATE_NONE);
+	return state_follow(state_row_of(packet, state_view(method)),
+			    sctp ? STATE_SCTP_NONE : STATE_NONE);
 }

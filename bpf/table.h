@@ -79,7 +79,9 @@ static __always_inline struct slot *table_find(u32 table, const u64 *key, u64 ha
 /* The hash of the key that a slot holds. */
 static __always_inline u32 table_hash(u32 table, struct slot *slot)
 {
-	return table_is_ipv6(table) ? hash_flow6(slot->key) : hash_flow4(slot->key);
+	if (table_holds_persistence(table))
+		return table_is_ipv6(table) ? hash_flow6(slot->key) : hash_flow4(slot->key);
+	return table_is_ipv6(table) ? hash_connection6(slot->key) : hash_connection4(slot->key);
 }
 
 /* The lock of the bucket of a hash or place, taken; NULL where another CPU holds it too long. */

@@ -181,6 +181,13 @@ enum backend_flag {
 	BACKEND_DRAINING = 4,
 };
 
+/* How a packet reaches a backend; a connection keeps the one that it began with. */
+enum method {
+	METHOD_DR = 0,
+	METHOD_NAT = 1,
+	METHOD_TUNNEL = 2,
+};
+
 enum interface_flag {
 	INTERFACE_XDP = 1, /* XDP is attached here: TC only finishes what XDP hands over */
 	INTERFACE_TRANSMIT = 2, /* XDP may send out of it */
@@ -239,7 +246,7 @@ struct seat {
 
 /* One flow's backend and state: the body of a slot. */
 struct connection {
-	u64 word; /* no time in it */
+	u64 word; /* in the place of a time its route: word.h */
 	u64 seen; /* jiffies: its last packet */
 	u64 backend; /* generation << 32 | id */
 	u64 persistence; /* generation << 32 | place of the entry that controls it */
@@ -348,7 +355,12 @@ struct backend {
 	u32 route_ifindex;
 	u32 route_family;
 	__be32 route_gateway[4];
-	u64 padding; /* a cache line each */
+	/* How it gets new connections; one word, so that they meet it whole. */
+	__be16 port; /* 0: the packet's */
+	u8 method;
+	u8 tunnel;
+	__be16 tunnel_port;
+	u16 tunnel_flags;
 };
 
 /* How much a backend carries now; lc, wlc, sed, nq and ovf go by these, and thresholds by the total. */
@@ -491,20 +503,25 @@ struct verdict {
 	u32 reason;
 };
 
-/* What one CPU keeps of a backend, within a cache line: where it is on the wire, and what it got. */
-struct lane {
+/* Where somebody is on the wire, as one CPU last found it. */
+struct hop {
 	u64 until; /* jiffies: when the kernel is asked again */
 	u8 destination[6];
 	u8 source[6];
 	u32 ifindex;
 	u32 mtu;
 	u32 road;
+	u32 turning; /* the interface whose packets are sent back by XDP_TX, 0: none */
+	__be16 tci; /* of the tag, as on the wire */
+	u16 padding;
+};
+
+/* What one CPU keeps of a backend, within a cache line: where it is, and what it got. */
+struct lane {
+	struct hop hop;
 	u64 connections;
 	u64 packets;
 	u64 bytes;
-	__be16 tci; /* of the tag, as on the wire */
-	u16 padding;
-	u32 turning; /* the interface whose packets are sent back by XDP_TX, 0: none */
 };
 
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */
@@ -526,6 +543,7 @@ struct handover {
 	u32 mark;
 	u32 backend;
 	u32 service;
+	u32 route; /* the low half of it: port and method */
 };
 
 /* What the control plane asks the clock program. */

@@ -2,13 +2,14 @@
  * The word of a table's slot: everything that changes while the slot keeps its key, so that every
  * change is one compare-and-exchange.  0 is a slot that nothing uses and that ends a search.
  *
- *   bits  0 to 43  a persistence entry's: expires, in jiffies
+ *   bits  0 to 43  a persistence entry's: expires, in jiffies; a connection's: its route
  *        44 to 47  state, and of a connection bit 50, which is set in SCTP's
  *        48 to 51  flags
  *        52 to 63  generation: one more for each entry that the slot has held
  */
 #define WORD_EXPIRES_BITS 44
 #define WORD_EXPIRES_MASK ((1ULL << WORD_EXPIRES_BITS) - 1)
+#define WORD_ROUTE_MASK WORD_EXPIRES_MASK
 #define WORD_FLAGS_SHIFT 48
 #define WORD_GENERATION_SHIFT 52
 #define WORD_GENERATION (1ULL << WORD_GENERATION_SHIFT)
@@ -29,6 +30,30 @@ static __always_inline u64 word_make(u64 expires, u32 state, u64 flags, u64 gene
 static __always_inline u64 word_expires(u64 word)
 {
 	return word & WORD_EXPIRES_MASK;
+}
+
+/*
+ * A connection's route, which stays as it is for as long as the connection lives:
+ *
+ *   bits  0 to 15  the port at the backend, as on the wire
+ *        16 to 18  method
+ */
+#define ROUTE_METHOD_SHIFT 16
+#define ROUTE_METHODS 8
+
+static __always_inline u64 route_make(u32 method, __be16 port)
+{
+	return port | (u64)method << ROUTE_METHOD_SHIFT;
+}
+
+static __always_inline __be16 route_port(u64 word)
+{
+	return word;
+}
+
+static __always_inline u32 route_method(u64 word)
+{
+	return word >> ROUTE_METHOD_SHIFT & (ROUTE_METHODS - 1);
 }
 
 static __always_inline u32 word_state(u64 word)

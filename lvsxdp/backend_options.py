@@ -23,8 +23,13 @@ OPTIONS = (
         callback=parsed("parse_threshold"),
         help="With less it gets some again; 0 for three quarters of the upper.",
     ),
+    click.option(
+        "--forward",
+        callback=parsed("parse_forward"),
+        help="How packets reach it: dr (default) or nat; connections keep what they began with.",
+    ),
 )
-NAMES = "--weight, --upper-threshold or --lower-threshold"
+NAMES = "--weight, --upper-threshold, --lower-threshold or --forward"
 
 
 def share_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,6 +39,6 @@ def share_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def given(options: Mapping[str, int | None]) -> dict[str, Any]:
+def given(options: Mapping[str, int | str | None]) -> dict[str, Any]:
     """The options that were given, by the names of what they change."""
     return {name: value for name, value in options.items() if value is not None}

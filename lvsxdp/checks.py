@@ -176,7 +176,7 @@ def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[
     if lower > upper:
         what = f"{lower} is above upper_threshold ({upper or 'none'})"
         yield f"{place}.lower_threshold", f"{what}; give {lower} or more as upper_threshold"
-    if backend.port is None:
+    if backend.port is None or backend.forward.may_change_port:
         return
     if isinstance(service.key, AddressKey):
         port = "any" if service.key.port == ANY_PORT else service.key.port

@@ -373,8 +373,8 @@ class Balancer:
                     route_family=route.gateway.version if route else 0,
                     route_gateway=records.wire_address(route.gateway) if route else 0,
                 )
-                start = layout.fields["route_ifindex"].offset
-                row[start:] = noted[start:]
+                start, end = (layout.fields[name].offset for name in ("route_ifindex", "port"))
+                row[start:end] = noted[start:end]
                 if bytes(row) != before:
                     target.update(key, bytes(row))
 

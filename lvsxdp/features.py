@@ -12,6 +12,7 @@ from lvsxdp.model import (
     Config,
     Family,
     Features,
+    Forward,
     MarkRule,
     Ports,
     Protocol,
@@ -30,6 +31,8 @@ class Feature(enum.StrEnum):
     SCTP = "sctp"
     IPSEC = "ipsec"
     LOCALITY = "locality"
+    NAT = "nat"
+    TUNNEL = "tunnel"
 
     @property
     def define(self) -> str:
@@ -54,6 +57,8 @@ def features_of(config: Config) -> frozenset[Feature]:
         found.add(Feature.IPSEC)
     if any(service.scheduler in locality.SCHEDULERS for service in config.services):
         found.add(Feature.LOCALITY)
+    if any(Forward.NAT in service.forwards for service in config.services):
+        found.add(Feature.NAT)
     return frozenset(found)
 
 

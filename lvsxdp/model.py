@@ -77,6 +77,12 @@ class Forward(enum.StrEnum):
     """How a packet reaches its backend."""
 
     DR = "dr"
+    NAT = "nat"
+
+    @property
+    def may_change_port(self) -> bool:
+        """Whether a backend may have another port than its service."""
+        return self is Forward.NAT
 
 
 class Expiry(enum.StrEnum):
@@ -238,6 +244,12 @@ class Service:
     def family(self) -> Family:
         """The family of its clients."""
         return self.key.family
+
+    @property
+    def forwards(self) -> frozenset[Forward]:
+        """The methods that its backends have; many backends that nobody looked at know them."""
+        known: frozenset[Forward] | None = getattr(self.backends, "forwards", None)
+        return frozenset(b.forward for b in self.backends) if known is None else known
 
     def __str__(self) -> str:
         return self.name or str(self.key)

@@ -39,7 +39,7 @@ MAX_SECONDS = 86400
 MIN_INTERVAL = 0.1
 
 _FLAGS_LATER = ("flag-1", "flag-2", "flag-3")
-_FORWARD_LATER = ("tunnel", "nat")
+_FORWARD_LATER = ("tunnel",)
 
 E = TypeVar("E", bound=enum.StrEnum)
 T = TypeVar("T")

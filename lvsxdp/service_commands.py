@@ -337,7 +337,9 @@ def _edit(options: Options, service_name: str, edit: Edit) -> None:
 @click.argument("name", metavar="BACKEND")
 @backend_options.share_options
 @pass_options
-def backend_add(options: Options, /, service_name: str, name: str, **shares: int | None) -> None:
+def backend_add(
+    options: Options, /, service_name: str, name: str, **shares: int | str | None
+) -> None:
     """Add a backend; it comes first in the list, as under IPVS.
 
     Example: lvsxdp backend add mark:1 10.0.0.14 --weight 2
@@ -373,7 +375,9 @@ def _edit_backend(
 @click.argument("name", metavar="BACKEND")
 @backend_options.share_options
 @pass_options
-def backend_edit(options: Options, /, service_name: str, name: str, **shares: int | None) -> None:
+def backend_edit(
+    options: Options, /, service_name: str, name: str, **shares: int | str | None
+) -> None:
     """Change what is named; weight 0 quiesces: no new clients, persistent ones keep coming.
 
     Example: lvsxdp backend edit mark:1 10.0.0.11 --weight 3

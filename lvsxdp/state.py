@@ -22,7 +22,7 @@ from lvsxdp.filtering import Hashing
 from lvsxdp.model import Config, Service
 from lvsxdp.schema import Schema
 
-VERSION = 5
+VERSION = 6
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from lvsxdp import snapshot
 from lvsxdp.book import BackendPlace, ServicePlace
-from lvsxdp.model import Backend, Service
+from lvsxdp.model import Backend, Forward, Service
 
 SEPARATOR = b"\t"
 # What a line says of where a service stands, in this order.
@@ -37,11 +37,11 @@ class _Part:
 class Backends(Sequence[Backend]):
     """The backends of a line: a tuple that is made when it is first looked into."""
 
-    __slots__ = ("_count", "part")
+    __slots__ = ("_count", "forwards", "part")
 
-    def __init__(self, part: _Part, count: int) -> None:
-        """`count` is how many there are."""
-        self.part, self._count = part, count
+    def __init__(self, part: _Part, count: int, forwards: frozenset[Forward]) -> None:
+        """`count` is how many there are, `forwards` the methods that they have."""
+        self.part, self._count, self.forwards = part, count, forwards
 
     def __len__(self) -> int:
         return self._count
@@ -93,7 +93,8 @@ class BackendPlaces(Mapping[str, BackendPlace]):
 def encode(service: Service, place: ServicePlace, source: str | None) -> bytes:
     """The line of a service, its place and what its text in the file is known by."""
     at = [getattr(place, name) for name in PLACE]
-    small = [snapshot.properties_to(service), len(service.backends), at, source]
+    forwards = sorted(service.forwards)
+    small = [snapshot.properties_to(service), len(service.backends), forwards, at, source]
     return _json(small) + SEPARATOR + _backends(service, place)
 
 
@@ -116,9 +117,10 @@ def _json(plain: Any) -> bytes:
 def decode(line: bytes) -> tuple[Service, ServicePlace, str | None]:
     """What encode() was given."""
     small, _, raw = line.partition(SEPARATOR)
-    properties, count, at, source = json.loads(small)
+    properties, count, forwards, at, source = json.loads(small)
     part = _Part(raw)
-    service = snapshot.with_backends(properties, Backends(part, count))
+    backends = Backends(part, count, frozenset(map(Forward, forwards)))
+    service = snapshot.with_backends(properties, backends)
     places = BackendPlaces(part, count)
     place = ServicePlace(backends=places, **dict(zip(PLACE, at, strict=True)))
     return service, place, source

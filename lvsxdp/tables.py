@@ -34,6 +34,7 @@ from lvsxdp.placing import Placing
 from lvsxdp.scheduling import Cursor, Member
 from lvsxdp.schema import Schema
 from lvsxdp.writes import (
+    Block,
     Delete,
     Evict,
     Grace,
@@ -131,6 +132,15 @@ def backend_flags(schema: Schema, backend: Backend) -> int:
     return flag["present"] | quiesced | (flag["draining"] if backend.draining else 0)
 
 
+def method_word(schema: Schema, backend: Backend) -> bytes:
+    """The word of a backend's row that says how it gets new connections."""
+    layout = schema.values["backends"]
+    row = layout.encode(
+        port=records.wire_port(backend.port or 0), method=schema.enums["method"][backend.forward]
+    )
+    return row[layout.fields["port"].offset :]
+
+
 @dataclasses.dataclass
 class _Change:
     """One service on its way from what it was to what it is to be."""
@@ -148,7 +158,8 @@ class _Change:
         self, service: Service, identity: int, places: Mapping[str, BackendPlace], kept: set[str]
     ) -> None:
         """Rows of backends that were not there; one that comes back is made real by a store."""
-        pack = self.schema.values["backends"].packer("word", "address", "family", "service").pack
+        head = self.schema.values["backends"].packer("word", "address", "family", "service")
+        at = self.schema.values["backends"].fields["port"].offset
         family = records.family_number(service.family)
         rows: dict[int, bytes] = {}
         limits: dict[int, bytes] = {}
@@ -162,7 +173,8 @@ class _Change:
                 word = place.generation << 32
             elif limit:
                 limits[place.id] = records.word(limit)
-            rows[place.id] = pack(word, records.wire_address(backend.address), family, identity)
+            row = head.pack(word, records.wire_address(backend.address), family, identity)
+            rows[place.id] = row[:at] + method_word(self.schema, backend)
         self.prepare += self._rows_of_backends(rows, limits)
 
     def _rows_of_backends(
@@ -183,6 +195,16 @@ class _Change:
             word, name = thresholds.word_of(backend), str(backend)
             if word != before.get(name, word):
                 self.switch.append(Limit(place.backends[name].id, word))
+
+    def write_methods(self, old: Service, new: Service, place: ServicePlace) -> None:
+        """Methods of backends that stay: one word each; connections keep the one that they have."""
+        before = {str(backend): method_word(self.schema, backend) for backend in old.backends}
+        layout = self.schema.values["backends"]
+        for backend in new.backends:
+            word, name = method_word(self.schema, backend), str(backend)
+            if word != before.get(name, word):
+                start = place.backends[name].id * layout.size + layout.fields["port"].offset
+                self.switch.append(Block("backends", start, word))
 
     def write_flags(self, old: Service, new: Service, place: ServicePlace) -> None:
         """Weight 0 and drain of backends that stay: one store each."""
@@ -287,6 +309,8 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
     change.write_version(new, place, members, _cursor_after(change, old, new, was))
     change.write_flags(old, new, place)
     change.write_thresholds(old, new, place)
+    if old.forwards != new.forwards or len(new.forwards) > 1:
+        change.write_methods(old, new, place)
     gone = {name: place for name, place in was.backends.items() if name not in backends}
     change.drop_backends(str(new.key), was.id, gone)
     change.book.services[str(new.key)] = place
