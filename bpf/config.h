@@ -77,6 +77,10 @@
 /* Verdicts that each CPU remembers. */
 #define VERDICTS 1024
 
+/* Clients of whom a CPU remembers where they are, and next hops to them that are confirmed. */
+#define WAYS 4096
+#define WAY_PROBES 1024
+
 /* The bench lets packets go no further than one stage, to tell what each costs; 0: all the way. */
 #ifndef STOP_AFTER
 #define STOP_AFTER 0

@@ -83,6 +83,8 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	if (STOP_AFTER == STAGE_REFRESHED)
 		return REASON_NO_SERVICE;
 	lane = CPU_ROW(lanes, packet->cpu, account.backend);
+	if (nat_is_used(account.word) && !nat_is_plain(ctx, packet))
+		return REASON_OK;
 	if (!forward_is_plain(packet, &lane->hop, now))
 		return REASON_OK;
 	forwarding.route = account.word & WORD_ROUTE_MASK;
@@ -183,12 +185,28 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->verdict = 0;
 }
 
+/* On to the program for answers, if the packet may be one. */
+static __always_inline void entry_answer(struct hook_context *ctx, struct packet *packet, u64 now,
+					 bool concerned)
+{
+	struct journey *journey = maps_journey();
+
+	if (!answer_concerns(packet))
+		return;
+	journey->packet = *packet;
+	journey->now = now;
+	journey->concerned = concerned;
+	journey->seen = 0;
+	programs.call(ctx, PROGRAM_ANSWER);
+}
+
 /* The way of a packet whose type and offset are known. */
 static __always_inline int entry_flow(struct hook_context *ctx, struct packet *packet)
 {
 	int reason = packet_parse(ctx, packet);
 	struct connection *connection = NULL;
 	struct seat seat = {};
+	bool concerned;
 	u64 now;
 
 	if (reason)
@@ -198,16 +216,21 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 	packet_hash(packet);
 	if (!entry_is_for_host(ctx, packet))
 		return exit_with(ctx, REASON_OTHER_HOST, packet, 0);
-	if (!classify_concerns(ctx, packet))
+	concerned = classify_concerns(ctx, packet);
+	if (!concerned && !FEATURE_NAT)
 		return exit_with(ctx, REASON_NO_SERVICE, packet, 0);
 	if (STOP_AFTER == STAGE_CONCERNED)
 		return HOOK_PASS;
 	now = clock_now();
-	if (entry_is_first(packet))
+	if (concerned && entry_is_first(packet))
 		/* what it is about is found out while memory answers */
 		connection_fetch(packet);
-	else
+	else if (concerned)
 		connection = connection_find(packet, &seat);
+	if (FEATURE_NAT && !connection)
+		entry_answer(ctx, packet, now, concerned);
+	if (FEATURE_NAT && !concerned)
+		return exit_with(ctx, REASON_NO_SERVICE, packet, 0);
 	if (STOP_AFTER == STAGE_FOUND && connection)
 		return HOOK_PASS;
 	if (connection) {
@@ -252,6 +275,19 @@ static __always_inline int entry_packet(struct hook_context *ctx)
 
 #if !HOOK_IS_XDP
 
+/* Finishes an answer that XDP handed over: by the program for answers, as the verifier would have it. */
+static __always_inline int entry_finish_answer(struct hook_context *ctx, struct packet *packet)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->now = clock_now();
+	journey->concerned = 0;
+	journey->seen = 1;
+	programs.call(ctx, PROGRAM_ANSWER);
+	return exit_with(ctx, REASON_INTERNAL, packet, 0);
+}
+
 /* Finishes what XDP handed over. */
 static __always_inline int entry_handed_over(struct hook_context *ctx, struct handover *handover)
 {
@@ -269,6 +305,8 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
 	if (exit_is_refusal(reason))
 		return entry_refuse(ctx, reason, &packet, mark);
+	if (FEATURE_NAT && reason == REASON_ANSWERED)
+		return entry_finish_answer(ctx, &packet);
 	return entry_exit(ctx, forward_send(ctx, &packet, &forwarding), &packet);
 }
 

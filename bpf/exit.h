@@ -2,7 +2,8 @@
 
 static __always_inline bool exit_is_sent(int reason)
 {
-	return reason == REASON_FORWARDED || reason == REASON_TABLE_FULL;
+	return reason == REASON_FORWARDED || reason == REASON_TABLE_FULL ||
+	       (FEATURE_NAT && reason == REASON_ANSWERED);
 }
 
 static __always_inline bool exit_is_drop(int reason)

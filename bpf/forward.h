@@ -1,19 +1,49 @@
-/* Forwarding: dr, which rewrites the MACs and takes one from the TTL. */
+/* Forwarding: every method takes one from the TTL and rewrites the MACs; dr does nothing else. */
 #define LEAST_TTL 2
 #define PLAIN_HEAD sizeof(struct ethhdr)
 #define TAGGED_HEAD (sizeof(struct ethhdr) + sizeof(struct vlan_tag))
 
-/* What forwarding needs to know of a packet's connection. */
-struct forwarding {
-	u64 now;
-	u64 route; /* word.h */
-	u32 backend;
-	u32 service;
-	u32 mark;
-	u32 probe_interval; /* jiffies */
-	u32 reason; /* under which it is counted: REASON_FORWARDED or REASON_TABLE_FULL */
-	u32 padding;
-};
+/* The end that the packet's connection has at its backend. */
+static __always_inline void forward_end(struct forwarding *forwarding, struct end *end)
+{
+	struct backend *backend = ROW(backends, forwarding->backend);
+
+	__builtin_memcpy(end->address, backend->address, sizeof(end->address));
+	end->port = route_port(forwarding->route);
+}
+
+/* Has the packet go to that end, where the method says so. */
+static __always_inline int forward_translate(struct hook_context *ctx, struct packet *packet,
+					     struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+	struct end end = {};
+
+	if (!nat_is_used(forwarding->route))
+		return REASON_OK;
+	forward_end(forwarding, &end);
+	if (!nat_is_to_be_mended(ctx, packet, false, end.port))
+		return nat_replace(ctx, packet, false, &end);
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	journey->is_answer = 0;
+	programs.call(ctx, PROGRAM_MEND);
+	return REASON_INTERNAL;
+}
+
+/* The backend is this host: its packet goes up, to the backend's end where the method says so. */
+static __always_inline int forward_here(struct hook_context *ctx, struct packet *packet,
+					struct lane *lane, struct forwarding *forwarding)
+{
+	int reason = forward_translate(ctx, packet, forwarding);
+	u32 segments = hook_segments(ctx);
+
+	if (reason)
+		return reason;
+	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
+			   packet->bytes + (segments - 1) * packet->headers);
+	return REASON_LOCAL_BACKEND;
+}
 
 #if HOOK_IS_XDP
 
@@ -79,8 +109,10 @@ static __always_inline int forward_leave(struct hook_context *ctx, struct packet
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
 {
-	int reason = forward_leave(ctx, packet, &lane->hop);
+	int reason = forward_translate(ctx, packet, forwarding);
 
+	if (reason == REASON_OK)
+		reason = forward_leave(ctx, packet, &lane->hop);
 	if (reason)
 		return reason;
 	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
@@ -98,8 +130,12 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
+	if (nat_is_used(forwarding->route) && nat_is_for_kernel(ctx, packet))
+		return forward_hand_over(ctx, packet, forwarding);
 	if (forwarding->now >= hop->until) {
 		reason = nexthop_resolve(ctx, hop, forwarding->backend, forwarding->now);
+		if (reason == REASON_LOCAL_BACKEND)
+			return forward_here(ctx, packet, lane, forwarding);
 		if (reason)
 			return reason;
 		fresh = true;
@@ -126,13 +162,25 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 	return REASON_OK;
 }
 
+/* Sends the packet by the kernel's neighbour table, which keeps it while it asks. */
+static __always_inline int forward_redirect(struct hook_context *ctx, struct packet *packet,
+					    u32 ifindex, struct neighbour_parameters *neighbour)
+{
+	if (forward_untag(ctx, packet))
+		return REASON_INTERNAL;
+	if (packet_age(ctx, packet, sizeof(struct ethhdr)))
+		return REASON_INTERNAL;
+	packet->action = redirect_neighbour(ifindex, neighbour, sizeof(*neighbour), 0);
+	return REASON_OK;
+}
+
 /* Whatever there is to find out, the kernel is asked for each packet. */
 static __always_inline bool forward_is_plain(struct packet *packet, struct hop *hop, u64 now)
 {
 	return true;
 }
 
-/* Sends the packet to a backend by the kernel's neighbour table, which keeps it while it asks. */
+/* Sends the packet to a backend. */
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
 {
@@ -143,19 +191,21 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
+	if (reason == REASON_LOCAL_BACKEND)
+		return forward_here(ctx, packet, lane, forwarding);
 	if (reason)
 		return reason;
 	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu) {
 		packet->mtu = mtu;
 		return REASON_TOO_BIG;
 	}
-	if (forward_untag(ctx, packet))
-		return REASON_INTERNAL;
-	if (packet_age(ctx, packet, sizeof(struct ethhdr)))
-		return REASON_INTERNAL;
+	reason = forward_translate(ctx, packet, forwarding);
+	if (reason == REASON_OK)
+		reason = forward_redirect(ctx, packet, ifindex, &neighbour);
+	if (reason)
+		return reason;
 	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
 			   packet->bytes + (segments - 1) * packet->headers);
-	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
 	return forwarding->reason;
 }
 

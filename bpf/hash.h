@@ -8,6 +8,9 @@
  * buckets again and again.  The sum times its upper half is not linear, and scatters them.
  */
 
+/* Beside the protocol, in what the filter has of backends' ends. */
+#define HASH_OF_BACKEND (1 << 24)
+
 /* Keys are read as words: a flow4 as two, a flow6 as five, the last of them ports and protocol. */
 static __always_inline u64 hash_halves(u64 word, u64 low, u64 high)
 {
@@ -20,23 +23,40 @@ static __always_inline u32 hash_scattered(u64 sum)
 	return (sum >> 32) * sum >> 32;
 }
 
-/* The sum over the virtual address alone. */
+/* The sum over one address alone. */
+static __always_inline u64 hash_address4(u64 address)
+{
+	return HASH_KEY(0) + HASH_KEY(1) * address;
+}
+
+static __always_inline u64 hash_address6(u64 first, u64 second)
+{
+	u64 sum = HASH_KEY(5) + hash_halves(first, HASH_KEY(6), HASH_KEY(7));
+
+	return sum + hash_halves(second, HASH_KEY(8), HASH_KEY(9));
+}
+
+/* That over a key's virtual address. */
 static __always_inline u64 hash_virtual4(u64 addresses)
 {
-	return HASH_KEY(0) + HASH_KEY(1) * (addresses >> 32);
+	return hash_address4(addresses >> 32);
 }
 
 static __always_inline u64 hash_virtual6(const u64 *key)
 {
-	u64 sum = HASH_KEY(5) + hash_halves(key[2], HASH_KEY(6), HASH_KEY(7));
-
-	return sum + hash_halves(key[3], HASH_KEY(8), HASH_KEY(9));
+	return hash_address6(key[2], key[3]);
 }
 
 /* What virtual port and protocol add to it. */
 static __always_inline u64 hash_target(u64 ports)
 {
 	return HASH_KEY(2) * (ports >> 16);
+}
+
+/* The same of a backend by nat: its own port and protocol, never taken for a virtual end. */
+static __always_inline u64 hash_backend(__be16 port, u8 protocol)
+{
+	return HASH_KEY(2) * (port | (u64)protocol << 16 | HASH_OF_BACKEND);
 }
 
 static __always_inline u64 hash_client4(const u64 *key)

@@ -29,6 +29,18 @@ struct locality {
 	u32 room; /* a member of the list has half of its weight free */
 };
 
+/* What forwarding needs to know of a packet's connection. */
+struct forwarding {
+	u64 now;
+	u64 route; /* word.h */
+	u32 backend;
+	u32 service;
+	u32 mark;
+	u32 probe_interval; /* jiffies */
+	u32 reason; /* under which it is counted: REASON_FORWARDED or REASON_TABLE_FULL */
+	u32 padding;
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -75,6 +87,11 @@ struct journey {
 	u32 without; /* goes without a connection */
 	u32 wanting; /* the program that asked for room */
 	u32 unknown; /* the packet has no connection */
+	u32 concerned; /* some service or rule may name where the packet goes */
+	struct forwarding forwarding; /* where the packet goes, once it has a checksum, */
+	struct end end; /* or whence it comes, */
+	u32 is_answer; /* an answer */
+	u32 seen; /* XDP has had the connection's state follow the packet */
 	u32 reason; /* why it may open none, or goes nowhere */
 	u32 ruled; /* the ordered rules have been asked */
 	u32 excluded; /* a rule gives mark 0 */

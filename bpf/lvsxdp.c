@@ -40,7 +40,9 @@
 #include "schedule_lblcr.h"
 #include "nexthop.h"
 #include "classify.h"
+#include "nat.h"
 #include "forward.h"
+#include "answer.h"
 #include "exit.h"
 #include "icmp.h"
 #include "refuse.h"
@@ -297,6 +299,42 @@ int scheduler_twos(struct hook_context *ctx)
 
 	return schedule_exit(ctx, journey, schedule_twos(journey, config), SCHEDULER_TWOS);
 }
+
+#if FEATURE_NAT
+
+/* The program for what a backend by nat may have sent back. */
+int answer_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	int reason = answer_packet_of(ctx, &journey->packet, journey->now, journey->seen);
+
+	if (!reason && !journey->concerned)
+		reason = journey->seen ? REASON_ANSWER_LEFT : REASON_NO_SERVICE;
+	if (reason)
+		return exit_with(ctx, reason, &journey->packet, 0);
+	entry_begin(&journey->packet, journey->now, !entry_is_first(&journey->packet));
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
+}
+
+/* The program for a packet that nat cannot change without seeing to its port or checksum first. */
+int mend_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	struct forwarding *forwarding = &journey->forwarding;
+	struct packet *packet = &journey->packet;
+	u32 port = journey->is_answer ? journey->end.port : route_port(forwarding->route);
+	int reason = journey->is_answer ? nat_mend(ctx, packet, true, port) :
+					  nat_mend(ctx, packet, false, port);
+
+	if (!reason)
+		reason = journey->is_answer ?
+				 answer_transmit(ctx, packet, forwarding, &journey->end) :
+				 forward_send(ctx, packet, forwarding);
+	return exit_or_refuse(ctx, reason, journey);
+}
+
+#endif
 
 #if FEATURE_LOCALITY
 

@@ -118,6 +118,15 @@ FLAT_TABLE("array", u32, struct load, loads, BACKEND_CAPACITY, FLAT_LOADS)
 FLAT_CPU_TABLE("percpu_array", u32, struct lane, lanes, BACKEND_CAPACITY, FLAT_LANES)
 /* Backend id -> jiffies when a packet last took the kernel's road to it. */
 FLAT_TABLE("array", u32, u64, nexthop_probes, BACKEND_CAPACITY, FLAT_NEXTHOP_PROBES)
+/* Hash of a client's address -> where that is, as this CPU last found it: answer.h. */
+FLAT_CPU_TABLE("percpu_array", u32, struct way, ways, WAYS, FLAT_WAYS)
+/* Hash of such a next hop -> jiffies when a packet last took the kernel's road to it. */
+FLAT_TABLE("array", u32, u64, way_probes, WAY_PROBES, FLAT_WAY_PROBES)
+/* Backend id, and service id -> what came back. */
+FLAT_CPU_TABLE("percpu_array", u32, struct answers, backend_answers, BACKEND_CAPACITY,
+	       FLAT_BACKEND_ANSWERS)
+FLAT_CPU_TABLE("percpu_array", u32, struct answers, service_answers, SERVICE_CAPACITY,
+	       FLAT_SERVICE_ANSWERS)
 /* Packets by reason. */
 FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
 /* Interface index -> packets that XDP had sent out of it and the kernel lost; 0: beyond the table. */

@@ -125,26 +125,38 @@ static __always_inline int nexthop_resolve(struct hook_context *ctx, struct hop 
 
 #else
 
-/* Finds interface, MTU (0: not known) and neighbour for the kernel's road. */
+/* The kernel's road to an address: interface, MTU (0: not known) and neighbour; what the FIB answers. */
+static __always_inline int nexthop_way(struct hook_context *ctx, bool ipv6, const __be32 *address,
+				       u32 *ifindex, u32 *mtu,
+				       struct neighbour_parameters *neighbour)
+{
+	struct bpf_fib_lookup fib = {};
+	int answer = nexthop_ask(ctx, &fib, ipv6, address);
+
+	if (answer != FIB_SUCCESS && answer != FIB_NO_NEIGHBOUR)
+		return answer;
+	*ifindex = fib.ifindex;
+	/* without a neighbour the answer has no MTU */
+	*mtu = answer == FIB_SUCCESS ? fib.mtu_result : 0;
+	neighbour->family = fib.family;
+	/* the kernel has put the gateway here where there is one */
+	__builtin_memcpy(neighbour->address, fib.ipv6_dst, 16);
+	return FIB_SUCCESS;
+}
+
+/* The kernel's road to a backend. */
 static __always_inline int nexthop_route(struct hook_context *ctx, u32 id, u32 *ifindex, u32 *mtu,
 					 struct neighbour_parameters *neighbour)
 {
 	struct backend *backend = ROW(backends, id);
-	struct bpf_fib_lookup fib = {};
 	int answer;
 
-	answer = nexthop_ask(ctx, &fib, backend->family == FAMILY_IPV6, backend->address);
+	answer = nexthop_way(ctx, backend->family == FAMILY_IPV6, backend->address, ifindex, mtu,
+			     neighbour);
+	if (answer == FIB_SUCCESS)
+		return REASON_OK;
 	if (answer == FIB_NOT_FORWARDED)
 		return nexthop_unforwarded(backend);
-	if (answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR) {
-		*ifindex = fib.ifindex;
-		/* without a neighbour the answer has no MTU */
-		*mtu = answer == FIB_SUCCESS ? fib.mtu_result : 0;
-		neighbour->family = fib.family;
-		/* the kernel has put the gateway here where there is one */
-		__builtin_memcpy(neighbour->address, fib.ipv6_dst, 16);
-		return REASON_OK;
-	}
 	if (answer != FIB_FORWARDING_DISABLED || !backend->route_ifindex)
 		return REASON_NO_ROUTE;
 	*ifindex = backend->route_ifindex;

@@ -9,6 +9,12 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+/* How far into a frame headers are looked at. */
+#define PACKET_REACH 0xfff
+/* Where the checksums are in their headers. */
+#define IPV4_CHECKSUM 10
+#define TCP_CHECKSUM 16
+#define UDP_CHECKSUM 6
 #define FTP_PORT bpf_htons(21)
 #define FTP_DATA_PORT bpf_htons(20)
 
@@ -19,6 +25,13 @@
 struct vlan_tag {
 	__be16 tci;
 	__be16 type;
+};
+
+/* One end of a packet. */
+struct end {
+	__be32 address[4]; /* IPv4: the first */
+	__be16 port;
+	u16 padding[3];
 };
 
 /* Where the headers are and what they say; filled by packet_parse. */
@@ -35,6 +48,7 @@ struct packet {
 	u32 ifindex;
 	u32 ip_offset;
 	u32 headers; /* bytes of IP and transport headers */
+	u32 transport; /* where the latter begins, from the IP header on */
 	u32 vlan; /* the outermost tag + 1, 0: none */
 	u32 type; /* ETH_P_IP or ETH_P_IPV6, network byte order */
 	u32 interface; /* flags of the interface that it came by */
@@ -256,6 +270,7 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 	if (ip->frag_off & IPV4_FRAGMENT)
 		return REASON_FRAGMENT;
 	packet->headers = header;
+	packet->transport = header;
 	packet->ttl = ip->ttl;
 	/* both addresses; two halves written apart would be slow to read as one word */
 	packet->key[0] = *(u64 *)((void *)ip + __builtin_offsetof(struct iphdr, saddr));
@@ -305,6 +320,7 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 	if (!packet_is_known(protocol))
 		return REASON_OTHER_PROTOCOL;
 	packet->headers = offset;
+	packet->transport = offset;
 	packet->ttl = ip->hop_limit;
 	addresses = (void *)ip + __builtin_offsetof(struct ipv6hdr, saddr);
 	packet->key[0] = addresses[0];
@@ -399,4 +415,125 @@ static __always_inline int packet_write_tagged(struct hook_context *ctx, struct 
 	tag->tci = hop->tci;
 	tag->type = type;
 	return packet_write_ethernet(ctx, hop, bpf_htons(ETH_P_8021Q));
+}
+
+/* An offset in the frame, with the bound that the verifier wants: "outside of the packet". */
+static __always_inline u64 packet_within(u64 offset)
+{
+	asm volatile("" : "+r"(offset));
+	return offset & PACKET_REACH;
+}
+
+/* Where the IP header begins in the frame, */
+static __always_inline u64 packet_network(struct packet *packet)
+{
+	return packet_within(packet->ip_offset);
+}
+
+/* and where the transport header does. */
+static __always_inline u64 packet_transport(struct packet *packet)
+{
+	return packet_within(packet->ip_offset + packet->transport);
+}
+
+/* The packet is no UDP without a checksum. */
+static __always_inline bool packet_has_sum(struct hook_context *ctx, struct packet *packet)
+{
+	struct udphdr *udp = (void *)HOOK_LOAD(ctx, data) + packet_transport(packet);
+
+	if (packet_protocol(packet) != IPPROTO_UDP)
+		return true;
+	return (void *)(udp + 1) <= (void *)HOOK_LOAD(ctx, data_end) && udp->check;
+}
+
+/* Notes that a port of the packet is another by now. */
+static __always_inline void packet_change_port(struct packet *packet, bool is_source, __be16 port)
+{
+	u64 *ports = packet_is_ipv6(packet) ? &packet->key[4] : &packet->key[1];
+	u32 shift = is_source ? 0 : 16;
+
+	*ports = (*ports & ~(0xffffULL << shift)) | (u64)port << shift;
+}
+
+/* Changes so many bits of the 32 at an offset in the frame. */
+static __always_inline int packet_change_word(struct hook_context *ctx, u32 offset, u32 bits)
+{
+	u32 *word = (void *)HOOK_LOAD(ctx, data) + offset;
+
+	if ((void *)(word + 1) > (void *)HOOK_LOAD(ctx, data_end))
+		return REASON_INTERNAL;
+	*word ^= bits;
+	return REASON_OK;
+}
+
+/* Replaces an IPv4 address; leaves what that adds to sums over it. */
+static __always_inline int packet_replace_address4(void *header, void *end, bool is_source,
+						   const __be32 *address, u64 *change)
+{
+	struct iphdr *ip = header;
+	__be32 *place = is_source ? &ip->saddr : &ip->daddr;
+
+	if ((void *)(ip + 1) > end)
+		return REASON_INTERNAL;
+	*change = checksum_change(*place, address[0]);
+	ip->check = checksum_after(ip->check, *change);
+	*place = address[0];
+	return REASON_OK;
+}
+
+static __always_inline int packet_replace_address6(void *header, void *end, bool is_source,
+						   const __be32 *address, u64 *change)
+{
+	struct ipv6hdr *ip = header;
+	__be32 *place = is_source ? ip->saddr.s6_addr32 : ip->daddr.s6_addr32;
+
+	if ((void *)(ip + 1) > end)
+		return REASON_INTERNAL;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		*change += checksum_change(place[i], address[i]);
+		place[i] = address[i];
+	}
+	return REASON_OK;
+}
+
+/* Replaces the port of TCP or UDP at `transport`, and mends the checksum after this and the address. */
+static __always_inline int packet_replace_port(void *transport, void *end, u8 protocol,
+					       bool is_source, __be16 port, u64 change)
+{
+	u64 least = protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	__be16 *place = transport + (is_source ? 0 : 2);
+	u16 *check = transport + (protocol == IPPROTO_TCP ? TCP_CHECKSUM : UDP_CHECKSUM);
+
+	if (transport + least > end)
+		return REASON_INTERNAL;
+	change += checksum_change(*place, port);
+	*place = port;
+	*check = checksum_after(*check, change);
+	/* of UDP 0 says that there is none */
+	if (protocol == IPPROTO_UDP && !*check)
+		*check = 0xffff;
+	return REASON_OK;
+}
+
+/* Replaces the source or the destination of a packet of TCP or UDP; UDP's has a checksum. */
+static __always_inline int packet_replace(struct hook_context *ctx, struct packet *packet,
+					  bool is_source, struct end *to)
+{
+	void *frame = (void *)HOOK_LOAD(ctx, data), *end = (void *)HOOK_LOAD(ctx, data_end);
+	void *header = frame + packet_network(packet),
+	     *transport = frame + packet_transport(packet);
+	u8 protocol = packet_protocol(packet);
+	u64 change = 0;
+	int reason;
+
+	reason = packet_is_ipv6(packet) ?
+			 packet_replace_address6(header, end, is_source, to->address, &change) :
+			 packet_replace_address4(header, end, is_source, to->address, &change);
+	if (reason)
+		return reason;
+	return protocol == IPPROTO_TCP ? packet_replace_port(transport, end, IPPROTO_TCP, is_source,
+							     to->port, change) :
+					 packet_replace_port(transport, end, IPPROTO_UDP, is_source,
+							     to->port, change);
 }

@@ -12,6 +12,7 @@
 #define SCTP_SHUTDOWN_COMPLETE 14
 /* bytes of the header before the first, */
 #define SCTP_HEADER 12
+#define SCTP_CHECKSUM 8
 /* and of the longest after which another is looked for. */
 #define SCTP_MOST_BYTES 16380
 /* Chunks stand at multiples of four bytes. */

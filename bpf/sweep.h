@@ -6,14 +6,32 @@ static __always_inline void sweep_share(u32 table, u32 service)
 	(*share_count(ROW(share_recounts, service), table))++;
 }
 
-/* Lets the filter's next half pass what the connection is about. */
-static __always_inline void sweep_concern(u32 table, struct slot *slot)
+/* Lets the filter's next half pass what has the sum. */
+static __always_inline void sweep_pass(u64 sum)
 {
-	u64 sum = table_is_ipv6(table) ? hash_virtual6(slot->key) + hash_target(slot->key[4]) :
-					 hash_virtual4(slot->key[0]) + hash_target(slot->key[1]);
-
 	*ROW(filter, FILTER_WORDS + (sum >> (64 - FILTER_BITS + 6))) |=
 		1ULL << (sum >> (64 - FILTER_BITS) & 63);
+}
+
+/* And what comes back of a connection by nat. */
+static __always_inline void sweep_answer(u32 table, struct slot *slot, u64 word)
+{
+	struct backend *backend = ROW(backends, ((struct connection *)slot)->backend);
+	u64 *address = (u64 *)backend->address;
+	u64 ports = slot->key[table_is_ipv6(table) ? 4 : 1];
+	u64 sum = table_is_ipv6(table) ? hash_address6(address[0], address[1]) :
+					 hash_address4((u32)address[0]);
+
+	sweep_pass(sum + hash_backend(route_port(word), ports >> 32));
+}
+
+/* Lets the filter's next half pass what the connection is about. */
+static __always_inline void sweep_concern(u32 table, struct slot *slot, u64 word)
+{
+	sweep_pass(table_is_ipv6(table) ? hash_virtual6(slot->key) + hash_target(slot->key[4]) :
+					  hash_virtual4(slot->key[0]) + hash_target(slot->key[1]));
+	if (route_method(word) == METHOD_NAT)
+		sweep_answer(table, slot, word);
 }
 
 /* Counts a connection for the backend that it goes to. */
@@ -142,7 +160,7 @@ static __always_inline void sweep_keep(u32 table, struct slot *slot, u64 word)
 		return;
 	sweep_count(connection, word);
 	sweep_controlled(table_is_ipv6(table), connection, word);
-	sweep_concern(table, slot);
+	sweep_concern(table, slot, word);
 }
 
 /* One slot; what a service loses by force is not counted. */

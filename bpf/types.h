@@ -27,6 +27,8 @@ enum reason {
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
 	REASON_TOO_BIG = 23,
 	REASON_REDIRECT_FAILED = 24, /* counted as forwarded before: watch.h */
+	REASON_ANSWERED = 26, /* what a backend by nat sent back went to its client */
+	REASON_ANSWER_LEFT = 27, /* the host is to tell the backend why it does not */
 	REASON_FTP_NO_BACKEND = 28, /* handed up */
 	REASON_BYPASSED = 29, /* handed up, for the host to forward */
 	REASON_MAX = 32,
@@ -60,6 +62,8 @@ enum program {
 	PROGRAM_RULES = 6,
 	PROGRAM_REFUSE = 7,
 	PROGRAM_SCHEDULER = 8,
+	PROGRAM_ANSWER = 24,
+	PROGRAM_MEND = 25,
 	PROGRAM_MAX = 32,
 };
 
@@ -524,6 +528,19 @@ struct lane {
 	u64 bytes;
 };
 
+/* Where a client is to whom answers go. */
+struct way {
+	struct hop hop;
+	u64 address[2];
+	u64 padding; /* a cache line each */
+};
+
+/* What came back of a service, or from a backend. */
+struct answers {
+	u64 packets;
+	u64 bytes;
+};
+
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */
 #define REFUSAL_WORDS 155
 
@@ -672,4 +689,8 @@ enum flat {
 	FLAT_SLOTS = 42,
 	FLAT_MEMBER_PLACES = 43,
 	FLAT_REFUSALS = 50,
+	FLAT_WAYS = 51,
+	FLAT_WAY_PROBES = 52,
+	FLAT_BACKEND_ANSWERS = 53,
+	FLAT_SERVICE_ANSWERS = 54,
 };

@@ -11,10 +11,13 @@ from lvsxdp.model import (
     FTP_PORT,
     Address,
     AddressKey,
+    Backend,
     Config,
+    Forward,
     Network,
     Ports,
     Protocol,
+    Service,
 )
 from lvsxdp.writes import Fill, Raise, Write
 
@@ -22,6 +25,8 @@ WORD = 64
 # A rule of more addresses lets everything pass the filter, one of more ports all of its address.
 MOST_ADDRESSES = 256
 MOST_PORTS = 16
+# Beside a backend's protocol: bpf/hash.h.
+OF_BACKEND = 1 << 8
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
@@ -53,13 +58,25 @@ class Hashing:
 
 def filter_writes(hashing: Hashing, old: Config, new: Config) -> list[Write]:
     """Bits of the filter that the old configuration had not set."""
-    if [s.key for s in old.services] == [s.key for s in new.services] and old.marks == new.marks:
+    if list(_concerns(old)) == list(_concerns(new)) and old.marks == new.marks:
         return []
     before, after = (words(hashing, config) for config in (old, new))
     if after is None:
         return [Fill("filter", 2**hashing.filter_bits // WORD)]
     known = before or {}
     return [Raise("filter", i, bits) for i, bits in after.items() if bits & ~known.get(i, 0)]
+
+
+def _concerns(config: Config) -> Iterator[tuple[object, ...]]:
+    """What of each service the filter lets pass."""
+    for service in config.services:
+        yield service.key, tuple(b.key for b in _by_nat(service))
+
+
+def _by_nat(service: Service) -> Iterator[Backend]:
+    """The backends whose answers come by this host."""
+    if Forward.NAT in service.forwards:
+        yield from (b for b in service.backends if b.forward is Forward.NAT)
 
 
 def words(hashing: Hashing, config: Config) -> dict[int, int] | None:
@@ -83,11 +100,21 @@ def _bits(hashing: Hashing, config: Config) -> Iterator[int | None]:
             yield hashing.bit(key.address, key.port, PROTOCOLS[key.protocol])
             if key.port in (ANY_PORT, FTP_PORT):
                 yield hashing.bit(key.address)
+        yield from (_answer_bit(hashing, service, backend) for backend in _by_nat(service))
     table = marks.expand(config.marks)
     for exact in table.exact:
         yield hashing.bit(exact.address, exact.port, PROTOCOLS[exact.protocol])
     for target in {target for _, rule in table.ordered for target in marks.targets(rule)}:
         yield from _rule_bits(hashing, *target)
+
+
+def _answer_bit(hashing: Hashing, service: Service, backend: Backend) -> int:
+    """The bit of what a backend by nat sends back."""
+    key = service.key
+    if isinstance(key, AddressKey) and key.port not in (ANY_PORT, FTP_PORT):
+        port, protocol = backend.port or key.port, PROTOCOLS[key.protocol]
+        return hashing.bit(backend.address, port, protocol | OF_BACKEND)
+    return hashing.bit(backend.address, 0, OF_BACKEND)
 
 
 def _rule_bits(

@@ -46,6 +46,8 @@ STEPS = {
     "known_connection": "known",
     "mark_packet": "rules",
     "refuse_packet": "refuse",
+    "answer_packet": "answer",
+    "mend_packet": "mend",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"
@@ -366,12 +368,14 @@ def load_entry(
         for name, number in enums["scheduler"].items()
         if f"scheduler_{name}" in compiled.programs
     }
-    functions = ("entry", *STEPS, *(f"scheduler_{name}" for name in schedulers))
+    # some come with a feature
+    steps = {function: name for function, name in STEPS.items() if function in compiled.programs}
+    functions = ("entry", *steps, *(f"scheduler_{name}" for name in schedulers))
     with _links(folders, compiled, enums["flat"], build.keys) as links:
         loaded = compiled.load_all(functions, HOOKS[hook], links)
         array = Map(os.dup(links.maps["programs"]))
     places = enums["program"]
-    indices = {function: places[name] for function, name in STEPS.items()}
+    indices = {function: places[name] for function, name in steps.items()}
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
         array.update(records.number(index), records.number(loaded[function]))

@@ -28,6 +28,8 @@ BACKENDS = {f"10.0.0.{n}": f"02:00:00:00:01:{n:02x}" for n in range(11, 31)}
 BACKENDS |= {f"2001:db8:0:2::{n:x}": f"02:00:00:00:06:{n:02x}" for n in range(0x11, 0x18)}
 # these are behind lb0 itself: packets to them leave where they came from
 NEAR = {"172.31.0.11": "02:00:00:00:02:0b", "172.31.0.12": "02:00:00:00:02:0c"}
+# clients to whom answers of backends by nat go
+CLIENTS = {"172.31.0.21": "02:00:00:00:03:15", "2001:db8:0:1::21": "02:00:00:00:03:16"}
 VIPS = ("192.0.2.10/32", "192.0.2.11/32", "2001:db8::10/128", "2001:db8::11/128")
 ACTIONS = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
 TC_ACTIONS = {-1: "pass", 2: "drop", 7: "redirect"}
@@ -60,7 +62,7 @@ def build_namespace(name: str = NAMESPACE) -> None:
     # what README recommends: without any route the FIB cannot tell "not here" from "here"
     run("route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
     run("-6", "route", "add", "unreachable", "default", "metric", UNREACHABLE_METRIC)
-    for device, neighbours in (("lb1", BACKENDS), ("lb0", NEAR)):
+    for device, neighbours in (("lb1", BACKENDS), ("lb0", NEAR), ("lb0", CLIENTS)):
         for address, mac in neighbours.items():
             run("neigh", "add", address, "lladdr", mac, "dev", device, "nud", "permanent")
 
@@ -150,6 +152,8 @@ class Datapath:
         for place in self.balancer.state.book.services.values():
             for backend in place.backends.values():
                 self.balancer.map("nexthop_probes").update(records.number(backend.id), stamp)
+        ways = self.balancer.map("way_probes")
+        ways.write(0, stamp * ways.capacity)
 
     def clear(self) -> None:
         """Nothing configured, no entries, nothing counted."""
