@@ -247,9 +247,12 @@ def _idle_marks(draft: Draft) -> Iterator[Finding]:
 
 
 def _ignored_ports(placed: Placed) -> Iterator[Finding]:
-    if placed.backends is None:
+    service = placed.service
+    is_any = isinstance(service.key, MarkKey) or service.key.port == ANY_PORT
+    if placed.backends is None or service.persistence is None or not is_any:
         return
-    for place, backend in zip(placed.backends, placed.service.backends, strict=True):
+    kind = "mark" if isinstance(service.key, MarkKey) else "any-port"
+    for place, backend in zip(placed.backends, service.backends, strict=True):
         if backend.port is not None:
-            why = "a persistent mark service forwards to the packet's own port"
+            why = f"a persistent {kind} service forwards to the packet's own port"
             yield f"{place}.port", f"{backend.port} is ignored: {why}; leave it out"

@@ -22,6 +22,7 @@ from lvsxdp.model import (
     Expiry,
     Family,
     Features,
+    Forward,
     MarkKey,
     MarkRule,
     Persistence,
@@ -89,12 +90,16 @@ def persistences(family: Family) -> st.SearchStrategy:
 
 
 @st.composite
-def backends(draw: st.DrawFn, family: Family, ports: st.SearchStrategy) -> Backend:
+def backends(draw: st.DrawFn, family: Family, ports: st.SearchStrategy, own: int) -> Backend:
+    """`ports` are what a backend may have that is not by nat; none says again that it is `own`."""
     limits = st.just([0, 0]) | st.lists(THRESHOLD, min_size=2, max_size=2).map(sorted)
     lower, upper = draw(limits)
+    forward = draw(st.sampled_from(Forward))
+    any_port = (st.none() | PORT).filter(lambda port: port != own)
     return Backend(
         address=draw(HOSTS[family]),
-        port=draw(ports),
+        port=draw(any_port if forward is Forward.NAT else ports),
+        forward=forward,
         weight=draw(st.integers(0, MAX_WEIGHT)),
         draining=draw(st.booleans()),
         upper_threshold=upper,
@@ -120,9 +125,10 @@ def services(draw: st.DrawFn) -> Service:
     scheduler = draw(st.sampled_from(Scheduler))
     fitting = [flag for flag in SchedulerFlag if flag.scheduler is scheduler]
     flags = tuples(st.sampled_from(fitting)) if fitting else st.just(())
-    some = st.lists(backends(family, ports), max_size=4, unique_by=lambda backend: backend.key).map(
-        tuple
-    )
+    own = key.port if isinstance(key, AddressKey) else ANY_PORT
+    some = st.lists(
+        backends(family, ports, own), max_size=4, unique_by=lambda backend: backend.key
+    ).map(tuple)
     only = key.protocol if isinstance(key, AddressKey) else None
     return Service(
         key,

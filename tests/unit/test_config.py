@@ -486,12 +486,10 @@ FAULTS = {
     f' "flag-1" is not available in this version {FLAGS_OF_ALL}',
     service("mark: 1, family: ipv4, scheduler: sh, flags: port"): "f:1: services[0].flags:"
     f' "port" is not a scheduler flag {FLAGS_OF_ALL}',
-    service("mark: 1, family: ipv4, forward: nat"): "f:1: services[0].forward:"
-    ' "nat" is not available in this version (dr)',
     service("mark: 1, family: ipv4, forward: tunnel"): "f:1: services[0].forward:"
-    ' "tunnel" is not available in this version (dr)',
+    ' "tunnel" is not available in this version (dr, nat)',
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
-    ' "masq" is not a forwarding method (dr)',
+    ' "masq" is not a forwarding method (dr, nat)',
     service("protocol: tcp, address: 192.0.2.1, port: 80, one_packet: true"): "f:1: services[0]."
     "one_packet: is for udp and mark services, and the service is tcp; leave it out",
     service("protocol: sctp, address: 192.0.2.1, port: 80, sloppy_tcp: true"): "f:1: services[0]."

@@ -95,7 +95,7 @@ def test_only_the_owner_reads_the_folder(where: Folders) -> None:
     assert where.files.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"version"', "[]", "{}", '{"version": 5}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", '{"version"', "[]", "{}", '{"version": 6}', "\x00"])
 def test_a_damaged_file_is_named(where: Folders, text: str) -> None:
     where.files.mkdir(parents=True)
     where.state_file.write_text(text)
@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named(where: Folders, text: str) -> None:
 def test_a_file_of_another_version_is_refused(where: Folders) -> None:
     where.files.mkdir(parents=True)
     where.state_file.write_text('{"version": 9}')
-    with pytest.raises(ConflictError, match=r"state\.json is of version 9, not 5: detach --all"):
+    with pytest.raises(ConflictError, match=r"state\.json is of version 9, not 6: detach --all"):
         state.read(where)
 
 

@@ -38,7 +38,7 @@ def test_what_was_written_comes_back_also_when_it_is_written_again(
 def test_a_line_that_nobody_looks_into_is_not_decoded() -> None:
     """Even where it could not be."""
     service, place, _ = stored.decode(
-        b'[[["mark",7,"ipv4"],null,"rr",[],null,false,false],3,[1,2,3,4,5,null,0,0],null]\tX'
+        b'[[["mark",7,"ipv4"],null,"rr",[],null,false,false],3,["dr"],[1,2,3,4,5,null,0,0],null]\tX'
     )
     assert (str(service), len(service.backends), len(place.backends)) == ("mark:7", 3, 3)
     assert stored.encode(service, place, None).endswith(b"\tX")

@@ -44,7 +44,7 @@ WRONG = {
     " netmask (255.255.255.0, or a prefix length of 0 to 32)",
     f"{SERVICE} --netmask 24": "service mark:1 has none: give the seconds of persistence, too",
     "service edit shop": "name what to change: --scheduler, --persistence, ...",
-    "backend edit shop 10.0.0.1": "name what to change: --weight, --upper-threshold or --l",
+    "backend edit shop 10.0.0.1": "name what to change: --weight, --upper-threshold, --lo",
     "backend add shop 10.0.0.1 --weight -1": "\"-1\" is not a weight (0 to 2147483647)",
     "backend add shop 10.0.0.1 -x 2147483648": "'--upper-threshold': \"2147483648\" is not a number"
     " of connections (0 to 2147483647)",
