@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -36,13 +37,16 @@ from lvsxdp.maps import Map
 from lvsxdp.model import Config
 from lvsxdp.network import Link, Network
 
-# Two balancers: one with tables of the default size, one for a million flows.
-BALANCERS = ("lvsxdp", "million")
+# Balancers: one with tables of the default size, one for a million flows, one by nat.
+BALANCERS = ("lvsxdp", "million", "nat")
+CLIENT = "172.31.0.21"
+BACKEND = "172.31.0.11"
 HERE = Path(__file__).resolve().parent
 FRAME_BYTES = 80
 SYN, ACK = 0x02, 0x10
 PASS, TX = 2, 3
 BACKEND_MAC = "02:00:00:00:01:0b"
+CLIENT_MAC = "02:00:00:00:03:15"
 STEP = 1 << 17
 MILLION = """
 features: all
@@ -50,6 +54,12 @@ capacity: {connections: 1048576, persistence: 1024}
 services:
   - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr,
      backends: [{address: 172.31.0.11}]}
+"""
+NAT = """
+features: all
+services:
+  - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr, forward: nat,
+     backends: [{address: 172.31.0.11, port: 8080}]}
 """
 CONFIG = """
 features: all
@@ -82,6 +92,7 @@ class Case:
     connections: int  # new ones for each packet
     packets: int  # a round
     port: int = 80
+    source_port: int = 1024
     service: str = ""  # that gets a new connection for every packet of every round
     targets: int = 1  # destinations, in random order
     clients: bool = False  # every flow is a client of its own, else 16 flows are
@@ -118,6 +129,12 @@ def all_cases() -> list[Case]:
             0,
             200_000,
         ),
+        _established("nat_request_1", CLIENT, 1, "nat"),
+        Case(
+            *("nat_reply_1", "nat", CLIENT, BACKEND, 1, ACK, TX, "answered", 0, 200_000),
+            port=1024,
+            source_port=8080,
+        ),
         fresh("new_persistent_hit", "lvsxdp", "192.0.2.10", "20.0.0.0", "mark:1", 20_000),
         dataclasses.replace(
             fresh("new_persistent_miss", "lvsxdp", "192.0.2.11", "30.0.0.0", "mark:2", 20_000),
@@ -143,7 +160,8 @@ def fresh(name: str, subject: str, virtual: str, source: str, service: str, pack
     """A case of new connections of a service, each of 16 of a client."""
     flows = 1 << 30
     return Case(
-        name, subject, virtual, source, flows, SYN, TX, "forwarded", 1, packets, 80, service
+        *(name, subject, virtual, source, flows, SYN, TX, "forwarded", 1, packets),
+        service=service,
     )
 
 
@@ -154,7 +172,7 @@ def _established(name: str, source: str, flows: int, subject: str = "lvsxdp") ->
 def frame(case: Case, mac: str, flags: int) -> bytes:
     """The case's first packet: Ethernet, IP, TCP, padded to FRAME_BYTES."""
     source, virtual = ipaddress.ip_address(case.source), ipaddress.ip_address(case.virtual)
-    tcp = struct.pack("!HHIIBBHHH", 1024, case.port, 1, 1, 5 << 4, flags, 65535, 0, 0)
+    tcp = struct.pack("!HHIIBBHHH", case.source_port, case.port, 1, 1, 5 << 4, flags, 65535, 0, 0)
     macs = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("0200000000fe")
     if virtual.version == 6:
         length = FRAME_BYTES - 54
@@ -194,6 +212,7 @@ class Rig:
             "line": loaded["line_program"],
             "lvsxdp": balancer.program("xdp_entry"),
             "million": balancer.program("xdp_entry"),
+            "nat": balancer.program("xdp_entry"),
         }
         self.cases, self.places = tables["cases"], tables["subjects"]
         self._fill_reference(tables["reference_table"])
@@ -237,8 +256,9 @@ class Rig:
 
     def confirm(self) -> None:
         """Notes every next hop as confirmed now: for a second no packet takes the kernel's road."""
-        probes = self.balancer.map("nexthop_probes")
-        probes.write(0, struct.pack("<Q", self.balancer.clock()) * probes.capacity)
+        stamp = struct.pack("<Q", self.balancer.clock())
+        for probes in map(self.balancer.map, ("nexthop_probes", "way_probes")):
+            probes.write(0, stamp * probes.capacity)
 
     def measure(self, case: Case) -> None:
         """One round of a case; raises where the packets did not do the case's work."""
@@ -257,8 +277,9 @@ class Rig:
         entries = self.bound(case) - bound
         if case.fresh and (entries == case.packets) != case.clients:
             raise SystemExit(f"{case.name} did not do its work: {entries} new persistence entries")
-        if case.verdict == TX and case.subject in BALANCERS and run.data[5] != 0x0B:
-            raise SystemExit(f"{case.name} did not reach its backend")
+        to = CLIENT_MAC if case.reason == "answered" else BACKEND_MAC
+        if case.verdict == TX and case.subject in BALANCERS and run.data[:6].hex(":") != to:
+            raise SystemExit(f"{case.name} did not reach {to}")
         case.samples.append(run.nanoseconds)
         if case.fresh:
             self.forget(case)
@@ -321,6 +342,7 @@ def namespace(name: str) -> Iterator[None]:
             ip("addr", "add", address, "dev", "lb0", "nodad")
         for address in ("172.31.0.11", "2001:db8:0:1::11"):
             ip("neigh", "add", address, "lladdr", BACKEND_MAC, "dev", "lb0", "nud", "permanent")
+        ip("neigh", "add", CLIENT, "lladdr", CLIENT_MAC, "dev", "lb0", "nud", "permanent")
         network.enter_namespace(name)
         yield
     finally:
@@ -350,12 +372,18 @@ def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Ite
 
 def measured(cases: list[Case], rounds: int, cache: Path) -> list[record.Result]:
     """All cases in turn, so many times."""
-    with rig("million", MILLION, cache) as million, rig("lvsxdp", CONFIG, cache) as usual:
+    texts = {"million": MILLION, "nat": NAT, "lvsxdp": CONFIG}
+    with contextlib.ExitStack() as stack:
+        rigs = {
+            name: stack.enter_context(rig(name, text, cache))
+            for name, text in texts.items()
+            if name == "lvsxdp" or name in {case.subject for case in cases}
+        }
         for case in cases:
-            (million if case.subject == "million" else usual).prepare(case)
+            rigs.get(case.subject, rigs["lvsxdp"]).prepare(case)
         for _ in range(rounds):
             for case in cases:
-                (million if case.subject == "million" else usual).measure(case)
+                rigs.get(case.subject, rigs["lvsxdp"]).measure(case)
     return results(cases)
 
 
