@@ -1,0 +1,113 @@
+"""Backends by nat serve real clients in every mode, with complete frames and with offloads."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import clients, layout, servers
+from lab.topology import PYTHON, Lab
+from tests.e2e.conftest import Balancer, ask, url, wait_for
+from tests.e2e.test_traffic_modes import (
+    CASES,
+    SIDES,
+    TAKER,
+    Side,
+    case_name,
+    digest,
+    fetch,
+    is_taking,
+)
+
+GATEWAYS = {"-4": "10.0.0.1", "-6": "2001:db8:0:2::1"}
+
+
+def services(vip: str, backends: dict[str, str]) -> str:
+    """HTTP with another port at the backends, HTTPS, uploads and DNS, all by nat."""
+
+    def service(protocol: str, port: int, own: int) -> str:
+        listed = ", ".join(f'{{address: "{a}", port: {own}}}' for a in backends.values())
+        return (
+            f'  - {{protocol: {protocol}, address: "{vip}", port: {port}, scheduler: rr,\n'
+            f"     forward: nat, backends: [{listed}]}}\n"
+        )
+
+    ports = (("tcp", 80, 8080), ("tcp", 443, 443), ("tcp", 9000, 9000), ("udp", 53, 53))
+    return "".join(service(*each) for each in ports)
+
+
+CONFIG = (
+    "capacity: {connections: 4096, persistence: 4096}\nservices:\n"
+    + services(layout.VIP4, layout.BACKEND4)
+    + services(layout.VIP6, layout.BACKEND6)
+)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=case_name)
+def case(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    mode, offload = request.param
+    return str(mode), bool(offload)
+
+
+@pytest.fixture(scope="module")
+def lab_options(case: tuple[str, bool]) -> dict[str, Any]:
+    return {"forwarding": "lo", "offload": case[1]}
+
+
+@pytest.fixture(scope="module")
+def balancer(lab: Lab, case: tuple[str, bool]) -> Iterator[Balancer]:
+    """The balancer, whose backends hold no VIP and send whatever they answer through it."""
+    for name in layout.BACKENDS:
+        for vip in (layout.VIP4, layout.VIP6):
+            lab.remove_vip(name, vip)
+        for family, gateway in GATEWAYS.items():
+            lab.run(name, ["ip", family, "route", "replace", "default", "via", gateway], check=True)
+        lab.spawn(name, [PYTHON, "-c", TAKER, name])
+        wait_for(functools.partial(is_taking, lab, name))
+    balancer = Balancer(lab)
+    try:
+        balancer.attach(CONFIG, case[0], "lb0", "lb1")
+        yield balancer
+    finally:
+        balancer.command("detach", "--all")
+
+
+@pytest.fixture(params=SIDES)
+def side(request: pytest.FixtureRequest) -> Side:
+    return SIDES[request.param]
+
+
+def test_requests_go_round_to_another_port_and_the_backend_sees_the_client(
+    balancer: Balancer, side: Side
+) -> None:
+    seen = [ask(balancer.lab, "c1", side.vip, side.first) for _ in range(6)]
+    assert sorted(seen) == ["b1", "b1", "b2", "b2", "b3", "b3"]
+    assert ask(balancer.lab, "c1", side.vip, side.first, "/client") == side.first
+    assert clients.https(balancer.lab, "c1", url("https", side.vip), side.first) in seen
+
+
+def test_datagrams_are_answered_from_the_virtual_end(balancer: Balancer, side: Side) -> None:
+    seen = {clients.dns(balancer.lab, "c1", side.vip, side.first) for _ in range(3)}
+    assert seen == {"b1", "b2", "b3"}
+
+
+def test_a_megabyte_goes_each_way(balancer: Balancer, side: Side) -> None:
+    lab = balancer.lab
+    down, up = lab.directory / "down", lab.directory / "up"
+    fetch(lab, "--output", str(down), url("http", side.vip, "/big"))
+    assert digest(down) == hashlib.sha256(servers.BIG_BODY).hexdigest()
+    up.write_bytes(servers.BIG_BODY)
+    taken = fetch(lab, "--data-binary", f"@{up}", url("http", side.vip, ":9000/")).split()
+    assert taken[1] == hashlib.sha256(servers.BIG_BODY).hexdigest()
+
+
+def test_connections_pass_through_every_state_and_nothing_is_left_active(
+    balancer: Balancer, side: Side
+) -> None:
+    ask(balancer.lab, "c1", side.vip, side.first)
+    rows = balancer.rows("connection", "list", "--client", side.first)
+    states = {row["state"] for row in rows if row["protocol"] == "tcp"}
+    assert states <= {"TIME_WAIT", "CLOSE"}
+    assert balancer.reason("answered") > 0
