@@ -101,14 +101,14 @@ def rig(cache: Path, wanted: Iterable[Choice]) -> Iterator[Rig]:
         _give_load(found)
         defines = loading.defines_of(state.config, build)
         for stage in (BEFORE, AFTER):
-            entry, _ = loading.load_entry(
+            entry = loading.load_entries(
                 "xdp",
                 (found.balancer.where.pins,),
                 {**defines, "STOP_AFTER": known[stage]},
                 build,
                 state.schema.enums,
             )
-            found.subjects[stage] = entry
+            found.subjects[stage] = entry["entry"]
         yield found
 
 

@@ -70,10 +70,10 @@ def rig(cache: Path) -> Iterator[Rig]:
         for stage in [name for name in stages if name != ALL]:
             stopped = {**defines, "STOP_AFTER": known[stage]}
             # the array stays open until this process ends
-            entry, _ = loading.load_entry(
+            entry = loading.load_entries(
                 "xdp", (found.balancer.where.pins,), stopped, build, state.schema.enums
             )
-            found.subjects[stage] = entry
+            found.subjects[stage] = entry["entry"]
         yield found
 
 

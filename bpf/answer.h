@@ -303,3 +303,36 @@ static __always_inline int answer_packet_of(struct hook_context *ctx, struct pac
 	forwarding.service = account.service;
 	return answer_send(ctx, packet, &forwarding, &end);
 }
+
+#if !HOOK_IS_XDP
+
+/* Has an answer of this host's own come from the virtual end; REASON_OK for any other packet. */
+static __always_inline int answer_from_here(struct hook_context *ctx, struct packet *packet,
+					    u64 now)
+{
+	struct forwarding forwarding = {};
+	struct account account = {};
+	u32 segments = hook_segments(ctx);
+	struct end end = {};
+	bool is_answer;
+	int reason = REASON_OK;
+
+	is_answer = packet_is_ipv6(packet) ?
+			    answer_take(TABLE_CONNECTIONS6, packet, now, false, &account, &end) :
+			    answer_take(TABLE_CONNECTIONS4, packet, now, false, &account, &end);
+	if (!is_answer)
+		return REASON_OK;
+	if (nat_is_sctp(packet) && nat_port(packet, true) != end.port)
+		reason = nat_map_sctp(ctx, packet, true, end.port);
+	if (reason == REASON_OK)
+		reason = nat_replace(ctx, packet, true, &end);
+	if (reason)
+		return reason;
+	forwarding.backend = (u32)account.backend;
+	forwarding.service = account.service;
+	answer_count(packet, &forwarding, segments,
+		     packet->bytes + (segments - 1) * packet->headers);
+	return REASON_ANSWERED;
+}
+
+#endif

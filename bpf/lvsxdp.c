@@ -336,6 +336,38 @@ int mend_packet(struct hook_context *ctx)
 
 #endif
 
+#if FEATURE_NAT && !HOOK_IS_XDP
+
+/* The TC entry for what this host sends: it may be a backend by nat itself. */
+int egress(struct hook_context *ctx)
+{
+	struct packet packet = { .cpu = bpf_get_smp_processor_id() };
+	struct journey *journey;
+
+	hook_prepare(ctx);
+	if (packet_parse_ethernet(ctx, &packet) || !packet_has_feature(&packet) ||
+	    packet_parse(ctx, &packet) || !answer_concerns(&packet))
+		return HOOK_PASS;
+	journey = maps_journey();
+	journey->packet = packet;
+	journey->now = clock_now();
+	programs.call(ctx, PROGRAM_EGRESS);
+	return HOOK_PASS;
+}
+
+/* The program for what this host as a backend may have sent: it goes on as from the virtual end. */
+int egress_answer(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	int reason = answer_from_here(ctx, &journey->packet, journey->now);
+
+	if (reason == REASON_ANSWERED)
+		stats_count_reason(journey->packet.cpu, reason, hook_segments(ctx));
+	return reason == REASON_OK || reason == REASON_ANSWERED ? HOOK_PASS : HOOK_DROP;
+}
+
+#endif
+
 #if FEATURE_LOCALITY
 
 int scheduler_lblc(struct hook_context *ctx)

@@ -64,6 +64,7 @@ enum program {
 	PROGRAM_SCHEDULER = 8,
 	PROGRAM_ANSWER = 24,
 	PROGRAM_MEND = 25,
+	PROGRAM_EGRESS = 26, /* of TC alone */
 	PROGRAM_MAX = 32,
 };
 

@@ -176,6 +176,10 @@ class Balancer:
         """A descriptor of a pinned program, which the caller closes."""
         return maps.open_pin(self.where.pins / name)
 
+    def has_program(self, name: str) -> bool:
+        """Whether there is a pinned program of this name."""
+        return (self.where.pins / name).exists()
+
     # ------------------------------------------------------------------------------ changes
 
     def apply(

@@ -13,22 +13,30 @@ from lvsxdp.network import Link, Network
 from lvsxdp.state import Attachment
 
 AUTO = "auto"
+# What is pinned -> the filter chain that it is on.
+CHAINS = {"tc_entry": network.INGRESS, "tc_egress": network.EGRESS}
 
 
-def refuse_occupied(net: Network, link: Link, ours: tuple[int, int] = (0, 0)) -> None:
-    """Raises ConflictError for an interface that another program than ours, by id, occupies."""
+def refuse_occupied(
+    net: Network, link: Link, ours: tuple[int, Mapping[int, int]] = (0, {})
+) -> None:
+    """Raises ConflictError for an interface that another program than ours occupies.
+
+    `ours` are the ids of XDP's program and of TC's by chain.
+    """
     if link.program not in (0, ours[0]):
         name = maps.program_name(link.program)
         raise ConflictError(
             f"{link.name} has an XDP program already: {name}, id {link.program} "
             "(--force replaces it)"
         )
-    other = net.tc_program(link)
-    if other and other[0] != ours[1]:
-        raise ConflictError(
-            f"{link.name} has a tc filter at priority {network.TC_PRIORITY} already: "
-            f"{other[1]}, id {other[0]} (--force replaces it)"
-        )
+    for chain in CHAINS.values():
+        other = net.tc_program(link, chain)
+        if other and other[0] != ours[1].get(chain):
+            raise ConflictError(
+                f"{link.name} has a tc filter at priority {network.TC_PRIORITY} already: "
+                f"{other[1]}, id {other[0]} (--force replaces it)"
+            )
 
 
 def attach_links(
@@ -81,21 +89,39 @@ def _attach_link(
             f"{link.name} has index {link.index}, beyond the table made when lvsxdp was loaded: "
             "detach --all, then attach again"
         )
-    if force and net.tc_program(link):
-        net.detach_tc(link)
-    tc = balancer.program("tc_entry")
+    had = net.has_clsact(link)
     try:
-        made = net.attach_tc(link, tc)
-    finally:
-        os.close(tc)
-    try:
+        _attach_filters(balancer, net, link, force)
         used, program = _attach_xdp(balancer, net, link, mode, force, say)
     except LvsxdpError:
-        net.detach_tc(link)
-        if made:
+        _detach_filters(balancer, net, link)
+        if not had:
             net.remove_clsact(link)
         raise
+    made = not had
     return Attachment(link.name, link.index, used, program, made)
+
+
+def _attach_filters(balancer: Balancer, net: Network, link: Link, force: bool) -> None:
+    """Puts what there is for TC on its chains."""
+    for name, chain in CHAINS.items():
+        if force and net.tc_program(link, chain):
+            net.detach_tc(link, chain)
+        if balancer.has_program(name):
+            program = balancer.program(name)
+            try:
+                net.attach_tc(link, program, chain)
+            finally:
+                os.close(program)
+
+
+def _detach_filters(balancer: Balancer, net: Network, link: Link) -> None:
+    """Takes off what of TC's is ours."""
+    _, ours = program_ids(balancer)
+    for chain in CHAINS.values():
+        found = net.tc_program(link, chain)
+        if found and found[0] in ours.values():
+            net.detach_tc(link, chain)
 
 
 def _attach_xdp(
@@ -175,12 +201,14 @@ def are_whole(balancer: Balancer) -> bool:
     return all(_has_all(attached, xdp, tc) for attached in balancer.state.attachments)
 
 
-def _has_all(attached: Attachment, xdp: int, tc: int) -> bool:
+def _has_all(attached: Attachment, xdp: int, tc: Mapping[int, int]) -> bool:
     try:
         name = socket.if_indextoname(attached.ifindex)
     except OSError:
         return False
-    if name != attached.interface or network.tc_program(attached.ifindex) != tc:
+    if name != attached.interface:
+        return False
+    if any(network.tc_program(attached.ifindex, chain) != wanted for chain, wanted in tc.items()):
         return False
     return attached.mode == "tc" or network.xdp_program(attached.ifindex, attached.mode) == xdp
 
@@ -188,33 +216,39 @@ def _has_all(attached: Attachment, xdp: int, tc: int) -> bool:
 def is_whole(balancer: Balancer, net: Network, link: Link, attached: Attachment) -> bool:
     """Whether a link has all the programs that are on record of it."""
     xdp, tc = program_ids(balancer)
-    if link.index != attached.ifindex or (net.tc_program(link) or (0, ""))[0] != tc:
+    if link.index != attached.ifindex:
+        return False
+    if any((net.tc_program(link, chain) or (0, ""))[0] != wanted for chain, wanted in tc.items()):
         return False
     return attached.mode == "tc" or (attached.mode, xdp) == (link.mode, link.program)
 
 
 def clean(balancer: Balancer, net: Network, link: Link, *, clsact: bool) -> None:
     """Takes what is ours off a link, whatever is on record; the `clsact` qdisc, too, if it is."""
-    xdp, tc = program_ids(balancer)
+    xdp, _ = program_ids(balancer)
     if link.program == xdp:
         entry = balancer.program("xdp_entry")
         try:
             net.detach_xdp(link, link.mode, entry)
         finally:
             os.close(entry)
-    if (net.tc_program(link) or (0, ""))[0] == tc:
-        net.detach_tc(link)
+    _detach_filters(balancer, net, link)
     if clsact:
         net.remove_clsact(link)
 
 
-def program_ids(balancer: Balancer) -> tuple[int, int]:
-    """The ids of the programs that interfaces have: XDP's and TC's."""
-    return _program_id(balancer, "xdp"), _program_id(balancer, "tc")
+def program_ids(balancer: Balancer) -> tuple[int, dict[int, int]]:
+    """The ids of the programs that interfaces have: XDP's, and TC's by chain."""
+    found = {
+        chain: _program_id(balancer, name)
+        for name, chain in CHAINS.items()
+        if balancer.has_program(name)
+    }
+    return _program_id(balancer, "xdp_entry"), found
 
 
-def _program_id(balancer: Balancer, hook: str) -> int:
-    entry = balancer.program(f"{hook}_entry")
+def _program_id(balancer: Balancer, name: str) -> int:
+    entry = balancer.program(name)
     try:
         return maps.program_info(entry)[0]
     finally:

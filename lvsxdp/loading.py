@@ -36,6 +36,8 @@ MOST_BY_DEFAULT = 1 << 20
 MOST_BYTES = 1 << 29
 # Slots of a bucket: bpf/config.h.
 BUCKET_SLOTS = 64
+# Functions that are attached: to what comes in, and with nat in TC to what this host sends.
+ENTRIES = ("entry", "egress")
 # Function -> its place in the program array.
 STEPS = {
     "new_connection": "new",
@@ -48,6 +50,7 @@ STEPS = {
     "refuse_packet": "refuse",
     "answer_packet": "answer",
     "mend_packet": "mend",
+    "egress_answer": "egress",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"
@@ -209,6 +212,8 @@ def described_tables(compiled: Compiled, enums: Mapping[str, Mapping[str, int]])
 def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
     """All that is pinned of a version of the programs."""
     hooks = {f"{hook}_{part}" for hook in HOOKS for part in ("programs", "entry")}
+    if Feature.NAT in features.compiled(described["defines"]):
+        hooks.add("tc_egress")
     watches = () if described.get("unwatched", watching.OLDER) else watching.TRACEPOINTS
     tables = (*described["tables"], *OWN_TABLES, backup.NAME)
     return frozenset({*tables, *CONTROL, *hooks, *watches})
@@ -341,21 +346,18 @@ def _load_hook(
     enums: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Loads one hook's programs over the maps in `pins`; pins entry and program array in `into`."""
-    entry, array = load_entry(hook, (into, pins), defines, build, enums)
-    maps.pin(array, into / f"{hook}_programs")
-    maps.pin(entry, into / f"{hook}_entry")
-    os.close(array)
-    os.close(entry)
+    for name, descriptor in load_entries(hook, (into, pins), defines, build, enums).items():
+        _pin_and_close(descriptor, into / f"{hook}_{name}")
 
 
-def load_entry(
+def load_entries(
     hook: str,
     folders: Sequence[Path],
     defines: Mapping[str, object],
     build: Build,
     enums: Mapping[str, Mapping[str, int]],
-) -> tuple[int, int]:
-    """Descriptors of a hook's entry and of its program array, over the maps in `folders`.
+) -> dict[str, int]:
+    """Descriptors of a hook's entries and of its program array, over the maps in `folders`.
 
     The kernel empties the array when it is neither open nor pinned.
     """
@@ -370,7 +372,8 @@ def load_entry(
     }
     # some come with a feature
     steps = {function: name for function, name in STEPS.items() if function in compiled.programs}
-    functions = ("entry", *steps, *(f"scheduler_{name}" for name in schedulers))
+    entries = [name for name in ENTRIES if name in compiled.programs]
+    functions = (*entries, *steps, *(f"scheduler_{name}" for name in schedulers))
     with _links(folders, compiled, enums["flat"], build.keys) as links:
         loaded = compiled.load_all(functions, HOOKS[hook], links)
         array = Map(os.dup(links.maps["programs"]))
@@ -379,10 +382,10 @@ def load_entry(
     indices |= {f"scheduler_{n}": places["scheduler"] + i for n, i in schedulers.items()}
     for function, index in indices.items():
         array.update(records.number(index), records.number(loaded[function]))
-    entry = loaded.pop("entry")
+    kept = {name: loaded.pop(name) for name in entries}
     for descriptor in loaded.values():
         os.close(descriptor)
-    return entry, array.descriptor
+    return {**kept, "programs": array.descriptor}
 
 
 def remove_pins(folder: Path) -> None:

@@ -26,7 +26,8 @@ CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000
 SO_NETNS_COOKIE = 71
 BPF_MOUNT = Path("/sys/fs/bpf")
 XDP_GENERIC, XDP_NATIVE, XDP_REPLACE, XDP_IF_NOEXIST = 2, 4, 16, 1
-CLSACT, INGRESS = 0xFFFF0000, 0xFFFFFFF2
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+ATTACH_POINTS = {INGRESS: 1, EGRESS: 2}  # libbpf's numbers
 TC_PRIORITY, TC_HANDLE = 1000, 1
 ETH_P_ALL, ETH_P_8021Q = 0x0003, 0x8100
 TC_NAME = "lvsxdp"
@@ -263,11 +264,11 @@ class Network:
 
     # ---------------------------------------------------------------------------------- TC
 
-    def attach_tc(self, link: Link, descriptor: int) -> bool:
-        """Puts the program on the ingress filter chain; True where the qdisc was made for it."""
+    def attach_tc(self, link: Link, descriptor: int, chain: int = INGRESS) -> bool:
+        """Puts the program on a filter chain; True where the qdisc was made for it."""
         made = self._add_clsact(link)
         try:
-            self._filter("add-filter", link, descriptor)
+            self._filter("add-filter", link, descriptor, chain)
         except DatapathError:
             if made:
                 self.remove_clsact(link)
@@ -299,41 +300,42 @@ class Network:
             raise DatapathError(f"{what}: {os.strerror(err.code)}") from err
         return True
 
-    def _filter(self, command: str, link: Link, descriptor: int) -> None:
+    def _filter(self, command: str, link: Link, descriptor: int, chain: int) -> None:
         from pyroute2.netlink.exceptions import NetlinkError
 
-        options: dict[str, Any] = {"parent": INGRESS, "prio": TC_PRIORITY, "handle": TC_HANDLE}
+        options: dict[str, Any] = {"parent": chain, "prio": TC_PRIORITY, "handle": TC_HANDLE}
         options["protocol"] = ETH_P_ALL
         if command != "del-filter":
             options |= {"fd": descriptor, "name": TC_NAME, "direct_action": True, "classid": 1}
         try:
             self._route.tc(command, "bpf", link.index, **options)
         except NetlinkError as err:
-            what = f"{command} on {link.name} (ingress, priority {TC_PRIORITY}) failed"
+            where = "ingress" if chain == INGRESS else "egress"
+            what = f"{command} on {link.name} ({where}, priority {TC_PRIORITY}) failed"
             raise DatapathError(f"{what}: {os.strerror(err.code)}") from err
 
-    def tc_program(self, link: Link) -> tuple[int, str] | None:
-        """Id and name of the program at our priority on the ingress chain."""
-        for message in self._route.get_filters(index=link.index, parent=INGRESS):
+    def tc_program(self, link: Link, chain: int = INGRESS) -> tuple[int, str] | None:
+        """Id and name of the program at our priority on a chain."""
+        for message in self._route.get_filters(index=link.index, parent=chain):
             options = message.get_attr("TCA_OPTIONS")
             if message["info"] >> 16 != TC_PRIORITY or options is None:
                 continue
             return _filter_program(options), str(options.get_attr("TCA_BPF_NAME"))
         return None
 
-    def replace_tc(self, link: Link, descriptor: int) -> None:
+    def replace_tc(self, link: Link, descriptor: int, chain: int = INGRESS) -> None:
         """Puts the program in the place of the one in our filter, between two packets."""
-        self._filter("replace-filter", link, descriptor)
+        self._filter("replace-filter", link, descriptor, chain)
 
-    def detach_tc(self, link: Link) -> None:
+    def detach_tc(self, link: Link, chain: int = INGRESS) -> None:
         """Removes our filter."""
-        self._filter("del-filter", link, 0)
+        self._filter("del-filter", link, 0, chain)
 
     def remove_clsact(self, link: Link) -> None:
         """Removes the qdisc that was made for our filter, unless others use it by now."""
         from pyroute2.netlink.exceptions import NetlinkError
 
-        for parent in (INGRESS, CLSACT | 0xFFF3):
+        for parent in (INGRESS, EGRESS):
             if list(self._route.get_filters(index=link.index, parent=parent)):
                 return
         with contextlib.suppress(NetlinkError):
@@ -381,9 +383,11 @@ def xdp_program(ifindex: int, mode: str) -> int:
     return identity.value
 
 
-def tc_program(ifindex: int) -> int:
-    """The id of the program at our place of an interface's ingress chain, 0 without one."""
-    hook = libbpf.TcHook(size=ctypes.sizeof(libbpf.TcHook), ifindex=ifindex, attach_point=1)
+def tc_program(ifindex: int, chain: int = INGRESS) -> int:
+    """The id of the program at our place of an interface's chain, 0 without one."""
+    hook = libbpf.TcHook(
+        size=ctypes.sizeof(libbpf.TcHook), ifindex=ifindex, attach_point=ATTACH_POINTS[chain]
+    )
     options = libbpf.TcOptions(
         size=ctypes.sizeof(libbpf.TcOptions), handle=TC_HANDLE, priority=TC_PRIORITY
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lvsxdp import backup, features, journal, loading, maps
+from lvsxdp import backup, features, journal, loading, maps, network
 from lvsxdp.controller import GRACE, Balancer
 from lvsxdp.features import Feature
 from lvsxdp.journal import Next
@@ -140,6 +140,25 @@ def _swap_tc(net: Network, link: Link, old: Set, new: Set, undo: contextlib.Exit
         return
     net.replace_tc(link, new["tc_entry"])
     undo.callback(net.replace_tc, link, old["tc_entry"])
+    _swap_egress(net, link, old.get("tc_egress"), new.get("tc_egress"), undo)
+
+
+def _swap_egress(
+    net: Network, link: Link, old: int | None, new: int | None, undo: contextlib.ExitStack
+) -> None:
+    """The same of what some versions have on the way out, and others not."""
+    chain = network.EGRESS
+    found = net.tc_program(link, chain)
+    is_ours = found is not None and old is not None and found[0] == maps.program_info(old)[0]
+    if is_ours and new is not None and old is not None:
+        net.replace_tc(link, new, chain)
+        undo.callback(net.replace_tc, link, old, chain)
+    elif is_ours and old is not None:
+        net.detach_tc(link, chain)
+        undo.callback(net.attach_tc, link, old, chain)
+    elif new is not None and found is None:
+        net.attach_tc(link, new, chain)
+        undo.callback(net.detach_tc, link, chain)
 
 
 def _swap_xdp(
@@ -170,7 +189,7 @@ def _wanted(loaded: State, old: Set, new: Set) -> State:
     ids = {
         maps.program_info(old[name])[0]: maps.program_info(new[name])[0]
         for name in HOOK_PINS
-        if name.endswith("entry")
+        if name.endswith("_entry")
     }
     attachments = [
         dataclasses.replace(a, program=ids.get(a.program, a.program)) for a in loaded.attachments

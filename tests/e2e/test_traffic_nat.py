@@ -111,3 +111,26 @@ def test_connections_pass_through_every_state_and_nothing_is_left_active(
     states = {row["state"] for row in rows if row["protocol"] == "tcp"}
     assert states <= {"TIME_WAIT", "CLOSE"}
     assert balancer.reason("answered") > 0
+
+
+@pytest.mark.parametrize("here", list(GATEWAYS.values()), ids=["ipv4", "ipv6"])
+def test_a_backend_may_be_the_balancer_itself(balancer: Balancer, here: str) -> None:
+    """Its answers leave by the host's own stack, and are given the virtual end on their way out."""
+    lab, vip = balancer.lab, layout.VIP6 if ":" in here else layout.VIP4
+    down, big = lab.directory / "down", lab.directory / "big"
+    big.write_bytes(servers.BIG_BODY)
+    argv = [PYTHON, "-m", "http.server", "9100", "--bind", here, "--directory", str(lab.directory)]
+    server = lab.spawn("lb", argv)
+    service = f"tcp:[{vip}]:9101" if ":" in vip else f"tcp:{vip}:9101"
+    backend = f"[{here}]:9100" if ":" in here else f"{here}:9100"
+    balancer.lvsxdp("service", "add", service)
+    try:
+        wait_for(lambda: f"{here}" in lab.run("lb", ["ss", "-Hltn", "sport = :9100"]).stdout)
+        balancer.lvsxdp("backend", "add", service, backend, "--forward", "nat")
+        fetch(lab, "--output", str(down), url("http", vip, ":9101/big"))
+        assert digest(down) == hashlib.sha256(servers.BIG_BODY).hexdigest()
+        rows = balancer.rows("connection", "list", "--service", service)
+        assert [row["state"] for row in rows] == ["TIME_WAIT"]
+    finally:
+        balancer.lvsxdp("service", "delete", service, "--now")
+        server.stop()
