@@ -139,10 +139,10 @@ static __always_inline void answer_count(struct packet *packet, struct forwardin
 	struct answers *backend = CPU_ROW(backend_answers, packet->cpu, forwarding->backend);
 	struct answers *service = CPU_ROW(service_answers, packet->cpu, forwarding->service);
 
-	backend->packets += packets;
-	backend->bytes += bytes;
-	service->packets += packets;
-	service->bytes += bytes;
+	backend->out_packets += packets;
+	backend->out_bytes += bytes;
+	service->out_packets += packets;
+	service->out_bytes += bytes;
 }
 
 /* Has the packet come from the virtual end; in a program of its own, where that takes more. */

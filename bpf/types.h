@@ -409,6 +409,8 @@ struct zero {
 	u64 connections;
 	u64 packets;
 	u64 bytes;
+	u64 out_packets;
+	u64 out_bytes;
 	u64 turn; /* how often that was done */
 };
 
@@ -538,8 +540,8 @@ struct way {
 
 /* What came back of a service, or from a backend. */
 struct answers {
-	u64 packets;
-	u64 bytes;
+	u64 out_packets;
+	u64 out_bytes;
 };
 
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */

@@ -15,20 +15,25 @@ from lvsxdp.model import Service
 from lvsxdp.rates import Counts, Seen
 
 NAMES = ("connections", "packets", "bytes")
-# Where it is noted that counters stood -> the counters.
-COUNTERS = {"service_zeros": "service_counters", "backend_zeros": "lanes"}
+OUT_NAMES = ("out_packets", "out_bytes")
+ALL_NAMES = (*NAMES, *OUT_NAMES)
+# Where it is noted that counters stood -> the counters, and those of what came back.
+COUNTERS = {
+    "service_zeros": ("service_counters", "service_answers"),
+    "backend_zeros": ("lanes", "backend_answers"),
+}
 
 
 def of_service(balancer: Balancer, identity: int) -> Seen:
     """What a service id has counted."""
     zero = balancer.total("service_zeros", identity)
-    return Seen(zero["turn"], _since(zero, balancer.total("service_counters", identity, NAMES)))
+    return Seen(zero["turn"], _since(zero, _counted(balancer, "service_zeros", identity)))
 
 
 def of_backend(balancer: Balancer, place: BackendPlace) -> Seen:
     """What a backend has counted."""
     zero = balancer.total("backend_zeros", place.id)
-    counts = _since(zero, balancer.total("lanes", place.id, NAMES))
+    counts = _since(zero, _counted(balancer, "backend_zeros", place.id))
     return Seen(_identity(place, zero["turn"]), counts)
 
 
@@ -38,15 +43,23 @@ def of_all(balancer: Balancer) -> Seen:
     return Seen(zero["turn"], _since(zero, _total(balancer)))
 
 
+def _counted(balancer: Balancer, zeros: str, index: int) -> dict[str, int]:
+    """Where the counters stand that belong to a row of this table."""
+    counters, answers = COUNTERS[zeros]
+    return {
+        **balancer.total(counters, index, NAMES),
+        **balancer.total(answers, index, OUT_NAMES),
+    }
+
+
 def _total(balancer: Balancer) -> dict[str, int]:
     ids = balancer.state.book.service_generations
-    counted = [balancer.total("service_counters", identity, NAMES) for identity in ids]
-    return {name: sum(each[name] for each in counted) for name in NAMES}
+    counted = [_counted(balancer, "service_zeros", identity) for identity in ids]
+    return {name: sum(each[name] for each in counted) for name in ALL_NAMES}
 
 
 def _since(zero: dict[str, int], now: dict[str, int]) -> Counts:
-    connections, packets, data = (now[name] - zero[name] for name in NAMES)
-    return connections, packets, data
+    return rates.counts(now[name] - zero[name] for name in ALL_NAMES)
 
 
 def _identity(place: BackendPlace, turn: int) -> int:
@@ -79,10 +92,9 @@ class Reader:
         }
 
     def _total(self) -> Seen:
-        zero = self._sums("total_zero", (*NAMES, "turn"))[0]
-        counted = self._sums("service_counters").sum(axis=0) - zero[: len(NAMES)]
-        connections, packets, data = counted.tolist()
-        return Seen(int(zero[-1]), (connections, packets, data))
+        zero = self._sums("total_zero", (*ALL_NAMES, "turn"))[0]
+        counted = self._counted("service_zeros").sum(axis=0) - zero[: len(ALL_NAMES)]
+        return Seen(int(zero[-1]), rates.counts(counted.tolist()))
 
     def _of(
         self, key: Callable[[int], str], generations: Mapping[int, int], zeros: str
@@ -90,17 +102,24 @@ class Reader:
         from lvsxdp import entries
 
         # where they stood is read first, since the counters only grow
-        now = self._sums(zeros, (*NAMES, "turn"))
-        now[:, : len(NAMES)] = self._sums(COUNTERS[zeros]) - now[:, : len(NAMES)]
+        now = self._sums(zeros, (*ALL_NAMES, "turn"))
+        now[:, : len(ALL_NAMES)] = self._counted(zeros) - now[:, : len(ALL_NAMES)]
         rows = entries.changed(self._before.get(zeros), now)
         self._before[zeros] = now
         return {
-            key(index): Seen(generations[index] << 32 | turn, (connections, packets, data))
-            for index, (connections, packets, data, turn) in rows.items()
+            key(index): Seen(generations[index] << 32 | turn, rates.counts(counted))
+            for index, (*counted, turn) in rows.items()
             if index in generations
         }
 
-    def _sums(self, table: str, names: tuple[str, ...] = NAMES) -> Any:
+    def _counted(self, zeros: str) -> Any:
+        """What every row's counters and answers have come to."""
+        from lvsxdp import entries
+
+        counters, answers = COUNTERS[zeros]
+        return entries.beside(self._sums(counters, NAMES), self._sums(answers, OUT_NAMES))
+
+    def _sums(self, table: str, names: tuple[str, ...]) -> Any:
         from lvsxdp import entries
 
         memory = self._balancer.map(table).memory()
@@ -123,12 +142,12 @@ def zero(balancer: Balancer, only: Service | None) -> None:
 
 def note(balancer: Balancer, table: str, index: int) -> None:
     """Notes in a row of this table where the counters that belong to it stand."""
-    _note(balancer, table, index, balancer.total(COUNTERS[table], index, NAMES))
+    _note(balancer, table, index, _counted(balancer, table, index))
 
 
 def _note(balancer: Balancer, table: str, index: int, counted: dict[str, int]) -> None:
     fields, noted = balancer.schema.values[table].fields, balancer.map(table)
-    for name in NAMES:
+    for name in ALL_NAMES:
         noted.store_word(index, counted[name], fields[name].offset)
     # last: who reads meanwhile begins anew with it
     turn = fields["turn"].offset

@@ -301,6 +301,13 @@ def sums(schema: Schema, table: str, buffer: Any, names: tuple[str, ...]) -> NDA
     return np.stack([rows[name].sum(axis=0).astype("i8") for name in names], axis=1)
 
 
+def beside(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that have the columns of both."""
+    import numpy as np
+
+    return np.hstack([left, right])
+
+
 def changed(before: NDArray[np.int64] | None, now: NDArray[np.int64]) -> dict[int, list[int]]:
     """The rows that are others than before, by their indices; all that hold anything, at first."""
     import numpy as np

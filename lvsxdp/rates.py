@@ -7,16 +7,16 @@ Rates are whole numbers with bits after the point, so that ours are IPVS's to th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 INTERVAL = 2.0  # seconds
-# Bits after the point: of connections, packets and bytes a second.
-SCALES = (10, 10, 5)
+# Bits after the point: of connections, packets and bytes a second, and of what came back.
+SCALES = (10, 10, 5, 10, 5)
 # After so many intervals nothing is left of what was before: 2**64 * (3 / 4)**LONGEST < 1.
 LONGEST = 160
-# Connections, packets and bytes.
-Counts = tuple[int, int, int]
-NOTHING: Counts = (0, 0, 0)
+# Connections, packets and bytes; packets and bytes that came back.
+Counts = tuple[int, int, int, int, int]
+NOTHING: Counts = (0, 0, 0, 0, 0)
 TOTAL = "total"
 # What lists show, in ipvsadm's order.
 COUNTERS = ("connections", "packets", "out_packets", "bytes", "out_bytes")
@@ -57,10 +57,15 @@ def stepped(scaled: int, counted: int, scale: int) -> int:
 
 def shown(scaled: Counts) -> Counts:
     """Rates a second, rounded as IPVS does."""
-    cps, pps, bps = (
+    return counts(
         (rate + (1 << scale - 1) - 1) >> scale for rate, scale in zip(scaled, SCALES, strict=True)
     )
-    return cps, pps, bps
+
+
+def counts(values: Iterable[int]) -> Counts:
+    """The five of them."""
+    connections, packets, data, out_packets, out_data = values
+    return connections, packets, data, out_packets, out_data
 
 
 class Estimator:
@@ -92,11 +97,11 @@ class Estimator:
         if known is None or known.identity != seen.identity or _has_fallen(known.last, seen.counts):
             known = Estimate(seen.identity, NOTHING)
         counted = (now - before for now, before in zip(seen.counts, known.last, strict=True))
-        cps, pps, bps = (
+        scaled = counts(
             _after(rate, each, scale, intervals)
             for rate, each, scale in zip(known.scaled, counted, SCALES, strict=True)
         )
-        return Estimate(seen.identity, seen.counts, (cps, pps, bps))
+        return Estimate(seen.identity, seen.counts, scaled)
 
     def rates(self) -> dict[str, tuple[int, Counts]]:
         """Identity and scaled rates of all that has any."""
@@ -129,7 +134,7 @@ class Rates:
     known: Mapping[str, tuple[int, Counts]] | None = None
 
     def of(self, key: str, identity: int) -> Counts | None:
-        """Connections, packets and bytes a second; None where nobody estimates."""
+        """What is counted, a second; None where nobody estimates."""
         if self.known is None:
             return None
         found, scaled = self.known.get(key, (identity, NOTHING))
@@ -137,18 +142,17 @@ class Rates:
 
 
 def row(counts: Counts, rate: Counts | None) -> dict[str, int | None]:
-    """Counts and rates as lists show them; dr and tunnels have no replies pass by here."""
-    cps, in_pps, in_bps = rate or (None, None, None)
-    out = None if rate is None else 0
+    """Counts and rates as lists show them; by dr and tunnels nothing comes back by here."""
+    cps, in_pps, in_bps, out_pps, out_bps = rate or (None, None, None, None, None)
     return {
         "connections": counts[0],
         "packets": counts[1],
         "bytes": counts[2],
-        "out_packets": 0,
-        "out_bytes": 0,
+        "out_packets": counts[3],
+        "out_bytes": counts[4],
         "cps": cps,
         "in_pps": in_pps,
-        "out_pps": out,
+        "out_pps": out_pps,
         "in_bps": in_bps,
-        "out_bps": out,
+        "out_bps": out_bps,
     }

@@ -50,6 +50,8 @@ from lvsxdp.writes import (
 )
 
 MEMBERS_EACH_BACKEND = 4
+# What begins at 0 for a backend that is new.
+FRESH = ("loads", "limits", "nexthop_probes", "lanes", "backend_answers", "backend_zeros")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class _Change:
     ) -> Iterator[Write]:
         """Counts that begin at 0, unless a backend comes back, and the rows after them."""
         for first, values in runs({i: r for i, r in rows.items() if i not in self.placing.back}):
-            for table in ("loads", "limits", "nexthop_probes", "lanes", "backend_zeros"):
+            for table in FRESH:
                 yield Reset(table, first, len(values))
         for table, written in (("backends", rows), ("limits", limits)):
             for first, values in runs(written):

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkCookieAck, SCTPChunkData, SCTPChunkInit
 
+from lvsxdp import counting, views
 from tests.datapath.harness import (
     BACKENDS,
     CLIENTS,
@@ -141,6 +142,24 @@ def test_a_request_gets_the_backends_end_and_its_answer_the_services(
             to_client(datapath, flow, flow.returned(**back)),
         )
     assert datapath.reasons() == {"forwarded": 2, "answered": 2}
+
+
+def test_requests_and_answers_are_counted_apart(datapath: Datapath) -> None:
+    flow = Flow(4, "tcp")
+    counting.zero(datapath.balancer, None)
+    datapath.apply(flow.text)
+    first, second = flow.opening()
+    datapath.deliver(flow.request(**first))
+    answer = from_backend(datapath, flow, flow.answer(**second))
+    datapath.send(answer, "lb1")
+    datapath.send_tc(answer, "lb1")
+    names = ("connections", "packets", "bytes", "out_packets", "out_bytes")
+    (service,) = views.services(datapath.balancer)
+    rows = [service, *datapath.backends().values()]
+    assert [[row[name] for name in names] for row in rows] == [[1, 1, 40, 2, 80]] * 2
+    counting.zero(datapath.balancer, None)
+    (service,) = views.services(datapath.balancer)
+    assert [service[name] for name in names] == [0] * 5
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=str)

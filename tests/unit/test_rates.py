@@ -17,12 +17,13 @@ from lvsxdp.rates import NOTHING, Counts, Estimator, Rates, Seen
 from lvsxdp.state import Folders
 
 NAME = rates.of_service(7)
-COUNTS = st.tuples(*[st.integers(0, 2**40)] * 3)
+COUNTS = st.tuples(*[st.integers(0, 2**40)] * 5)
 
 
 def seen(*counts: int, identity: int = 0) -> dict[str, Seen]:
+    """So many connections, packets and bytes, and of the latter two as many that came back."""
     connections, packets, data = counts
-    return {NAME: Seen(identity, (connections, packets, data))}
+    return {NAME: Seen(identity, (connections, packets, data, packets, data))}
 
 
 def shown(estimator: Estimator, identity: int = 0) -> Counts | None:
@@ -36,7 +37,7 @@ def test_a_constant_rate_is_approached_as_ipvs_does() -> None:
         count = 200 * tick
         estimator.tick(seen(5 + count, 50 + count, 500 + count))
         found.append(shown(estimator))
-    assert found == [(rate,) * 3 for rate in (25, 44, 58, 68, 76, 82, 87, 90)]
+    assert found == [(rate,) * 5 for rate in (25, 44, 58, 68, 76, 82, 87, 90)]
 
 
 def test_a_rate_falls_by_a_quarter_and_ends_at_nothing() -> None:
@@ -46,7 +47,12 @@ def test_a_rate_falls_by_a_quarter_and_ends_at_nothing() -> None:
     for _ in range(50):
         estimator.tick(seen(0, 8000, 0))
         found.append(shown(estimator))
-    assert found[:4] == [(0, 1000, 0), (0, 750, 0), (0, 562, 0), (0, 422, 0)]
+    assert found[:4] == [
+        (0, 1000, 0, 1000, 0),
+        (0, 750, 0, 750, 0),
+        (0, 562, 0, 562, 0),
+        (0, 422, 0, 422, 0),
+    ]
     assert found[-1] == NOTHING
     assert estimator.rates() == {}
 
@@ -71,9 +77,9 @@ def test_intervals_that_were_missed_share_what_was_counted(
     total = NOTHING
     for each in counted:
         for _ in range(intervals):
-            total = (total[0] + each[0], total[1] + each[1], total[2] + each[2])
-            timely.tick(seen(*total))
-        late.tick(seen(*total), intervals)
+            total = rates.counts(sum(pair) for pair in zip(total, each, strict=True))
+            timely.tick({NAME: Seen(0, total)})
+        late.tick({NAME: Seen(0, total)}, intervals)
     assert shown(late) == shown(timely)
 
 
@@ -82,19 +88,19 @@ def test_what_was_set_to_zero_begins_anew() -> None:
     estimator.tick(seen(200, 200, 200))
     assert Rates(estimator.rates()).of(NAME, 1) == NOTHING
     estimator.tick(seen(0, 400, 0, identity=1))
-    assert shown(estimator, identity=1) == (0, 50, 0)
+    assert shown(estimator, identity=1) == (0, 50, 0, 50, 0)
 
 
 def test_a_count_that_falls_begins_anew() -> None:
     estimator = Estimator(seen(900, 900, 900))
     estimator.tick(seen(0, 400, 0))
-    assert shown(estimator) == (0, 50, 0)
+    assert shown(estimator) == (0, 50, 0, 50, 0)
 
 
 def test_what_comes_later_counts_from_nothing_and_what_goes_is_forgotten() -> None:
     estimator = Estimator({})
     estimator.tick(seen(0, 400, 0))
-    assert shown(estimator) == (0, 50, 0)
+    assert shown(estimator) == (0, 50, 0, 50, 0)
     estimator.keep({rates.TOTAL})
     assert estimator.rates() == {}
 
@@ -105,7 +111,7 @@ def test_what_has_not_changed_has_counted_nothing() -> None:
         estimator.tick(seen(0, 400, 0))
     one.tick({})
     other.tick(seen(0, 400, 0))
-    assert shown(one) == shown(other) == (0, 37, 0)
+    assert shown(one) == shown(other) == (0, 37, 0, 37, 0)
 
 
 # ------------------------------------------------------------------------------ who is believed
@@ -114,7 +120,7 @@ def test_what_has_not_changed_has_counted_nothing() -> None:
 @pytest.fixture
 def where(tmp_path: Path) -> Folders:
     (tmp_path / "estimator").touch()
-    content = {"at": time.monotonic(), "rates": {NAME: (3, (102400, 51200, 3200))}}
+    content = {"at": time.monotonic(), "rates": {NAME: (3, (102400, 51200, 3200, 1024, 32))}}
     (tmp_path / "rates").write_text(json.dumps(content))
     return Folders(tmp_path, tmp_path)
 
@@ -122,7 +128,7 @@ def where(tmp_path: Path) -> Folders:
 def test_rates_are_known_while_somebody_estimates_them(where: Folders) -> None:
     with (where.files / "estimator").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert estimating.read(where).of(NAME, 3) == (100, 50, 100)
+        assert estimating.read(where).of(NAME, 3) == (100, 50, 100, 1, 1)
         assert estimating.read(where).of(NAME, 4) == NOTHING
         assert estimating.read(where).of(rates.TOTAL, 0) == NOTHING
     assert estimating.read(where).of(NAME, 3) is None
