@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from lvsxdp import changes, interfaces, network, records
 from lvsxdp.controller import Balancer
-from lvsxdp.model import Address, Config
+from lvsxdp.model import Address, Config, Forward
 from lvsxdp.network import Link, Network
 
 # Backends of which a change asks the kernel.
@@ -109,19 +109,47 @@ def _no_route(address: Address) -> str:
 
 def warnings(balancer: Balancer, net: Network, known: Config | None = None) -> list[str]:
     """A line for each fault of the roads to backends that `known`, a configuration, has not."""
-    fresh = _fresh(known or Config(), balancer.state.config)
+    known = known or Config()
+    fresh = _fresh(known, balancer.state.config)
     asked = list(itertools.islice(fresh, MOST_ASKED))
+    found = _answers(balancer, net, known)
     if not asked:
-        return []
+        return found
     finder, faulty = Finder(balancer, net), dict[str, list[Address]]()
     for address in asked:
         faulty.setdefault(finder.road(address).fault, []).append(address)
     faulty.pop("", None)
-    found = [f"{_named(addresses)}: {fault}" for fault, addresses in faulty.items()]
+    found += [f"{_named(addresses)}: {fault}" for fault, addresses in faulty.items()]
     left = sum(1 for _ in fresh)
     if found and left:
         found.append(f"{left} more new backends were not asked about (backend list)")
     return found
+
+
+def _answers(balancer: Balancer, net: Network, known: Config) -> list[str]:
+    """A line for each reason why what new backends by nat send back reaches no client."""
+    found, unattached = list[str](), dict[str, list[Address]]()
+    served = [s for s in changes.others(balancer.state.config, known) if Forward.NAT in s.forwards]
+    for family in sorted({service.family for service in served}):
+        dotted = f"net.{family}.conf.lo.forwarding"
+        if network.sysctl(dotted.replace(".", "/")) != "1":
+            found.append(
+                f"{dotted} is 0, so no answer of a backend by nat reaches its client: "
+                f"sysctl -w {dotted}=1"
+            )
+    attached = {each.ifindex for each in balancer.state.attachments}
+    names = {link.index: link.name for link in net.links()}
+    backends = (b for s in served for b in s.backends if b.forward is Forward.NAT)
+    for backend in itertools.islice(backends, MOST_ASKED if attached else 0):
+        route = net.route(backend.address)
+        if route is not None and route.ifindex not in attached:
+            name = names.get(route.ifindex, str(route.ifindex))
+            unattached.setdefault(name, []).append(backend.address)
+    return found + [
+        f"{_named(addresses)}: answers come by {name}, which is not attached, and reach no client: "
+        f"lvsxdp attach {name}"
+        for name, addresses in unattached.items()
+    ]
 
 
 def _named(addresses: list[Address]) -> str:

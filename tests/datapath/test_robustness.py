@@ -17,7 +17,7 @@ from tests.datapath.harness import Datapath, tcp, udp
 # An emulated machine runs fewer (scripts/test-vm).
 FRAMES = int(os.environ.get("LVSXDP_MUTATED_FRAMES", "1000000"))
 SHORTEST = 14  # the kernel's test run takes no less than an Ethernet header
-HANDOVER_BYTES = 20
+HANDOVER_BYTES = 24
 SERVICES = """
 marks:
   - {mark: 7, address: 192.0.2.11, ports: [80, 443]}

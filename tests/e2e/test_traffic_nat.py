@@ -134,3 +134,20 @@ def test_a_backend_may_be_the_balancer_itself(balancer: Balancer, here: str) -> 
     finally:
         balancer.lvsxdp("service", "delete", service, "--now")
         server.stop()
+
+
+def test_what_keeps_answers_from_their_clients_is_told_with_its_remedy(
+    balancer: Balancer, case: tuple[str, bool]
+) -> None:
+    lab, sysctl = balancer.lab, "net.ipv4.conf.lo.forwarding"
+    balancer.lvsxdp("detach", "lb1")
+    lab.run("lb", ["sysctl", "-q", "-w", f"{sysctl}=0"], check=True)
+    balancer.lvsxdp("service", "add", "tcp:192.0.2.10:7000", "--name", "other")
+    try:
+        done = balancer.command("backend", "add", "other", "10.0.0.11:80", "--forward", "nat")
+        assert f"{sysctl} is 0, so no answer of a backend by nat reaches its client" in done.stderr
+        assert "answers come by lb1, which is not attached, and reach no client" in done.stderr
+    finally:
+        lab.run("lb", ["sysctl", "-q", "-w", f"{sysctl}=1"], check=True)
+        balancer.lvsxdp("service", "delete", "other", "--now")
+        balancer.lvsxdp("attach", "lb1", "--mode", case[0])
