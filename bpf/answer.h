@@ -219,6 +219,42 @@ static __always_inline int answer_transmit(struct hook_context *ctx, struct pack
 	return REASON_ANSWERED;
 }
 
+/*
+ * The fast path, in the entry, without a loop that the verifier would follow on each of its paths: an
+ * answer whose connection is in the slot where its search begins, that changes nothing of it but times
+ * and counters, by a way that is known.  REASON_OK for any other packet.
+ */
+static __always_inline int answer_plain(u32 table, struct hook_context *ctx, struct packet *packet,
+					u64 now)
+{
+	struct forwarding forwarding = {};
+	struct connection *connection;
+	struct account account = {};
+	struct end end = {};
+	struct slot *slot;
+	u64 key[5], word;
+
+	answer_key(packet, key);
+	slot = table_slot(table,
+			  table_is_ipv6(table) ? hash_connection6(key) : hash_connection4(key));
+	connection = (struct connection *)slot;
+	word = READ_ONCE(slot->word);
+	if (!answer_has_key(table, slot, word, key) || !word_is_used(word) ||
+	    !answer_is_from(table, connection, key))
+		return REASON_OK;
+	connection_read(connection, word, &account);
+	answer_virtual(table, connection, &end);
+	if (now >= expiry_of_connection(account.seen, account.word) ||
+	    !connection_keep(packet, connection, &account, now))
+		return REASON_OK;
+	if (!answer_knows(packet, answer_way(packet)) || !nat_is_plain(ctx, packet) ||
+	    !forward_is_plain(packet, &answer_way(packet)->hop, now))
+		return REASON_OK;
+	forwarding.backend = (u32)account.backend;
+	forwarding.service = account.service;
+	return answer_transmit(ctx, packet, &forwarding, &end);
+}
+
 /* Sends any answer. */
 static __always_inline int answer_send(struct hook_context *ctx, struct packet *packet,
 				       struct forwarding *forwarding, struct end *end)
@@ -267,6 +303,13 @@ static __always_inline int answer_send(struct hook_context *ctx, struct packet *
 				       struct forwarding *forwarding, struct end *end)
 {
 	return answer_transmit(ctx, packet, forwarding, end);
+}
+
+/* TC has no fast path. */
+static __always_inline int answer_plain(u32 table, struct hook_context *ctx, struct packet *packet,
+					u64 now)
+{
+	return REASON_OK;
 }
 
 #endif

@@ -185,19 +185,25 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->verdict = 0;
 }
 
-/* On to the program for answers, if the packet may be one. */
-static __always_inline void entry_answer(struct hook_context *ctx, struct packet *packet, u64 now,
-					 bool concerned)
+/* Sends an answer, or goes on to the program for answers; REASON_OK for what is none at a glance. */
+static __always_inline int entry_answer(struct hook_context *ctx, struct packet *packet, u64 now,
+					bool concerned)
 {
 	struct journey *journey = maps_journey();
+	int reason;
 
 	if (!answer_concerns(packet))
-		return;
+		return REASON_OK;
+	reason = packet_is_ipv6(packet) ? answer_plain(TABLE_CONNECTIONS6, ctx, packet, now) :
+					  answer_plain(TABLE_CONNECTIONS4, ctx, packet, now);
+	if (reason)
+		return reason;
 	journey->packet = *packet;
 	journey->now = now;
 	journey->concerned = concerned;
 	journey->seen = 0;
 	programs.call(ctx, PROGRAM_ANSWER);
+	return REASON_INTERNAL;
 }
 
 /* The way of a packet whose type and offset are known. */
@@ -227,10 +233,11 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 		connection_fetch(packet);
 	else if (concerned)
 		connection = connection_find(packet, &seat);
-	if (FEATURE_NAT && !connection)
-		entry_answer(ctx, packet, now, concerned);
-	if (FEATURE_NAT && !concerned)
-		return exit_with(ctx, REASON_NO_SERVICE, packet, 0);
+	if (FEATURE_NAT && !connection) {
+		reason = entry_answer(ctx, packet, now, concerned);
+		if (reason || !concerned)
+			return exit_with(ctx, reason ? reason : REASON_NO_SERVICE, packet, 0);
+	}
 	if (STOP_AFTER == STAGE_FOUND && connection)
 		return HOOK_PASS;
 	if (connection) {
