@@ -87,6 +87,7 @@ struct journey {
 	u32 without; /* goes without a connection */
 	u32 wanting; /* the program that asked for room */
 	u32 unknown; /* the packet has no connection */
+	u32 counted; /* the setting drop_packet has had its turn */
 	u32 concerned; /* some service or rule may name where the packet goes */
 	struct forwarding forwarding; /* where the packet goes, once it has a checksum, */
 	struct end end; /* or whence it comes, */

@@ -127,6 +127,8 @@ FLAT_CPU_TABLE("percpu_array", u32, struct answers, backend_answers, BACKEND_CAP
 	       FLAT_BACKEND_ANSWERS)
 FLAT_CPU_TABLE("percpu_array", u32, struct answers, service_answers, SERVICE_CAPACITY,
 	       FLAT_SERVICE_ANSWERS)
+/* How many packets may still open something before the setting drop_packet takes one. */
+FLAT_TABLE("array", u32, u64, drop_countdown, 1, FLAT_DROP_COUNTDOWN)
 /* Packets by reason. */
 FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
 /* Interface index -> packets that XDP had sent out of it and the kernel lost; 0: beyond the table. */

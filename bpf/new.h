@@ -40,6 +40,28 @@ static __always_inline void new_look(struct hook_context *ctx, struct journey *j
 	journey->unknown = 1;
 }
 
+/*
+ * The setting drop_packet takes one of so many packets that are to open something, the first at once,
+ * as IPVS's countdown does; one and the same for all CPUs.
+ */
+static __always_inline bool new_is_dropped(struct journey *journey)
+{
+	u64 rate = *ROW(switches, SWITCH_DROP_RATE), before, after;
+	u64 *countdown = ROW(drop_countdown, 0);
+
+	if (!rate || journey->counted)
+		return false;
+	journey->counted = 1;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < COUNT_ATTEMPTS; i++) {
+		before = READ_ONCE(*countdown);
+		after = before > 1 ? before - 1 : rate;
+		if (word_change(countdown, before, after))
+			return before <= 1;
+	}
+	return false;
+}
+
 /* The client's entry, if it has one. */
 static __always_inline struct persistence *
 new_find(struct journey *journey, struct service_config *config, struct seat *seat)
@@ -83,6 +105,9 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	if (journey->persistent)
 		entry = new_find(journey, config, &seat);
 	new_look(ctx, journey);
+	/* IPVS looks at the port only after this */
+	if ((reason == REASON_OK || reason == REASON_SOURCE_PORT_20) && new_is_dropped(journey))
+		return REASON_DROP_PACKET;
 	if (reason)
 		return reason;
 	/* looked for before the connection is, so that memory answers both at once, and used after */

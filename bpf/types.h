@@ -27,6 +27,7 @@ enum reason {
 	REASON_NO_METADATA = 22, /* TC classifies it again and counts it */
 	REASON_TOO_BIG = 23,
 	REASON_REDIRECT_FAILED = 24, /* counted as forwarded before: watch.h */
+	REASON_DROP_PACKET = 25, /* by the setting of that name */
 	REASON_ANSWERED = 26, /* what a backend by nat sent back went to its client */
 	REASON_ANSWER_LEFT = 27, /* the host is to tell the backend why it does not */
 	REASON_FTP_NO_BACKEND = 28, /* handed up */
@@ -148,6 +149,7 @@ enum switch_word {
 	SWITCH_UNPRIVILEGED = 7, /* the first port that FTP's data may be on: service.h */
 	SWITCH_LBLC_EXPIRATION = 10, /* jiffies that a destination is kept unused */
 	SWITCH_LBLCR_EXPIRATION = 11,
+	SWITCH_DROP_RATE = 12, /* of so many opening packets one is dropped; 0: none */
 	SWITCH_MAX = 16,
 };
 
@@ -696,4 +698,5 @@ enum flat {
 	FLAT_WAY_PROBES = 52,
 	FLAT_BACKEND_ANSWERS = 53,
 	FLAT_SERVICE_ANSWERS = 54,
+	FLAT_DROP_COUNTDOWN = 55,
 };

@@ -22,7 +22,7 @@ from lvsxdp.model import (
     SchedulerFlag,
 )
 from lvsxdp.scalars import MAX_INTERFACE, MAX_PORT, MAX_VLAN
-from lvsxdp.setting import SETTINGS, Setting
+from lvsxdp.setting import OFF_OR_ALWAYS, SETTINGS, Setting
 
 Schema = dict[str, Any]
 
@@ -224,7 +224,7 @@ def _setting(setting: Setting) -> Schema:
     default = str(setting.default).lower()
     if setting.numbers is None:
         values = SWITCH
-    elif setting.name == "secure_tcp":
+    elif setting.name in OFF_OR_ALWAYS:
         values = {"enum": [0, 3, "0", "3"]}
     else:
         values = _whole(*setting.numbers)

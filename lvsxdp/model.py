@@ -267,6 +267,8 @@ class Settings:
     sloppy_tcp: bool = False
     sloppy_sctp: bool = False
     secure_tcp: int = 0
+    drop_packet: int = 0
+    am_droprate: int = 10
     timeout_tcp: int = 900  # seconds, as the two that follow
     timeout_tcpfin: int = 120
     timeout_udp: int = 300

@@ -10,8 +10,10 @@ from lvsxdp import scalars
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import DEFAULT_LOCALITY, MAX_PERSISTENCE, Settings
 
+OFF_OR_ALWAYS = ("secure_tcp", "drop_packet")
 AUTOMATIC = ("1", "2")
 TIMEOUT = "timeout_"
+MAX_DROP_RATE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,19 +35,19 @@ class Setting:
         """The value that a text stands for."""
         if self.numbers is None:
             return scalars.parse_switch(text)
-        if self.name == "secure_tcp":
-            return _parse_secure(text)
+        if self.name in OFF_OR_ALWAYS:
+            return _parse_mode(text, self.name)
         return scalars.parse_whole(text, f"a value of {self.name}", *self.numbers)
 
 
-def _parse_secure(text: str) -> int:
+def _parse_mode(text: str, name: str) -> int:
     if text in AUTOMATIC:
         raise ConfigError(
             f'"{text}" is one of the modes that IPVS switches by the memory that is free, which '
             "lvsxdp does not have (0: off, 3: on)"
         )
     if text not in ("0", "3"):
-        raise ConfigError(f"{scalars.quote(text)} is not a value of secure_tcp (0: off, 3: on)")
+        raise ConfigError(f"{scalars.quote(text)} is not a value of {name} (0: off, 3: on)")
     return int(text)
 
 
@@ -80,6 +82,15 @@ SETTINGS = (
         "IPVS's guarded table of TCP states: 0 is off, 3 is on.",
         ipvs=0,
         numbers=(0, 3),
+    ),
+    Setting(
+        "drop_packet",
+        "One of am_droprate packets that are to open something is dropped: 0 is off, 3 is on.",
+        ipvs=0,
+        numbers=(0, 3),
+    ),
+    Setting(
+        "am_droprate", "Of how many drop_packet drops one.", ipvs=10, numbers=(1, MAX_DROP_RATE)
     ),
     Setting("timeout_tcp", "Seconds of ESTABLISHED.", ipvs=900, numbers=SECONDS),
     Setting("timeout_tcpfin", "Seconds of FIN_WAIT.", ipvs=120, numbers=SECONDS),

@@ -391,6 +391,7 @@ def plan(
     times = [
         *_timeout_writes(schema, old.settings, new.settings, first),
         *locality.expiration_writes(schema, old.settings, new.settings, first),
+        *_drop_writes(schema, old.settings, new.settings, first),
     ]
     return Plan(
         prepare=(*let_pass, *change.prepare),
@@ -426,6 +427,14 @@ def _effect(
     yield from change.finish
     if after != both:
         yield Store("switches", settings, after)
+
+
+def _drop_writes(schema: Schema, old: Settings, new: Settings, first: bool) -> Iterator[Write]:
+    """Of how many packets drop_packet takes one; of the first ones the very first."""
+    before, after = (each.am_droprate if each.drop_packet else 0 for each in (old, new))
+    if first or before != after:
+        yield Store("drop_countdown", 0, 0)
+        yield Store("switches", schema.enums["switch_word"]["drop_rate"], after)
 
 
 def timeouts(schema: Schema, settings: Settings) -> dict[int, int]:

@@ -149,3 +149,48 @@ def test_a_timeout_that_is_set_holds_for_connections_that_there_are(datapath: Da
     assert states(datapath) == [("ESTABLISHED", 30)]
     datapath.apply(WEB)
     assert states(datapath) == [("ESTABLISHED", 900)]
+
+
+# ------------------------------------------------------------------------------------- drop_packet
+
+
+def kept(datapath: Datapath, number: int, port: int = 2000) -> list[bool]:
+    """Which of so many new connections' first packets a backend gets; the others are dropped."""
+    found = []
+    for each in range(number):
+        verdict = datapath.deliver(tcp(f"198.51.100.7:{port + each}", VIP))
+        assert verdict.action in ("redirect", "drop")
+        found.append(verdict.action == "redirect")
+    return found
+
+
+def test_drop_packet_takes_the_first_of_each_so_many(datapath: Datapath) -> None:
+    datapath.apply("settings: {drop_packet: 3, am_droprate: 3}\n" + WEB)
+    assert kept(datapath, 7) == [False, True, True, False, True, True, False]
+    assert datapath.reasons() == {"drop_packet": 3, "forwarded": 4}
+    datapath.apply("settings: {drop_packet: 3, am_droprate: 1}\n" + WEB)
+    assert kept(datapath, 3, port=3000) == [False] * 3
+    datapath.apply("settings: {drop_packet: 0, am_droprate: 1}\n" + WEB)
+    assert kept(datapath, 3, port=4000) == [True] * 3
+
+
+def test_drop_packet_counts_only_what_may_open_a_connection_of_a_service(
+    datapath: Datapath,
+) -> None:
+    datapath.apply("settings: {drop_packet: 3, am_droprate: 2}\n" + WEB)
+    assert kept(datapath, 2) == [False, True]
+    # the third would be dropped: none of these is one
+    for flags, client, virtual in (
+        ("A", "198.51.100.7:2001", VIP),
+        ("S", "198.51.100.7:2001", VIP),
+        ("A", "198.51.100.7:9999", VIP),
+        ("S", "198.51.100.7:9999", "192.0.2.10:81"),
+    ):
+        assert datapath.deliver(tcp(client, virtual, flags)).action != "drop"
+    assert kept(datapath, 2, port=3000) == [False, True]
+
+
+def test_drop_packet_takes_clients_with_a_persistence_entry_too(datapath: Datapath) -> None:
+    text = WEB.replace("scheduler: rr", "scheduler: rr, persistence: 60")
+    datapath.apply("settings: {drop_packet: 3, am_droprate: 2}\n" + text)
+    assert kept(datapath, 4) == [False, True, False, True]

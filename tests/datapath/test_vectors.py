@@ -19,12 +19,7 @@ VECTORS = Path(__file__).parent.parent / "vectors/ipvs-vectors.yaml"
 DERIVED = VECTORS.with_name("derived.yaml")
 CASES = [*read(VECTORS), *read(DERIVED)]
 # cases of the sections that are run which need what is not there yet
-LEFT = {
-    "persistence/nat-port-per-service-kind",
-    "persistence/sip-engine",
-    *(f"tcp_states/nat[{n}]" for n in range(8)),
-    *(f"tcp_states/nat_secure_tcp[{n}]" for n in range(4)),
-}
+LEFT = {"persistence/sip-engine"}
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,16 @@ def test_with_all_features_nothing_is_ever_compiled_in(lab: Lab) -> None:
     lb = Balancer(lab)
     try:
         lb.attach(IPV4 + "features: all\n", "native", "lb0")
-        assert compiled_in(lb) == ["ipsec", "ipv4", "ipv6", "locality", "rules", "sctp"]
+        assert compiled_in(lb) == [
+            "ipsec",
+            "ipv4",
+            "ipv6",
+            "locality",
+            "nat",
+            "rules",
+            "sctp",
+            "tunnel",
+        ]
         assert "features: all" in lb.lvsxdp("save")
         assert "compiled" not in lb.command("apply", lb.file(IPV4 + SIX)).stderr
     finally:

@@ -168,6 +168,8 @@ CONFIGS = st.builds(
         st.booleans(),
         st.booleans(),
         st.sampled_from((0, 3)),
+        st.sampled_from((0, 3)),
+        st.integers(1, 2**31 - 1),
         *(st.integers(1, MAX_PERSISTENCE) for _ in range(5)),
     ),
     capacity=st.builds(

@@ -39,8 +39,8 @@ def test_every_section_of_the_given_file_is_understood() -> None:
     cases = sections.read(VECTORS)
     assert Counter(case.section for case in cases if not case.left) == {
         **{"hash_values": 10, "mh_servers": 7, "tables": 6, "schedulers": 78, "thresholds": 3},
-        **{"persistence": 10, "fwmark": 2, "tcp_states": 25, "sctp_states": 5, "no_service": 6},
-        **{"transition_tables": 54},
+        **{"persistence": 11, "fwmark": 2, "tcp_states": 37, "sctp_states": 5, "no_service": 6},
+        **{"drop_packet": 1, "transition_tables": 54},
     }
     assert all(case.steps for case in cases if not case.left)
 
@@ -83,7 +83,9 @@ CASE = "persistence:\n- id: x\n  service: {proto: tcp}\n  events: [%s]\n"
         ),
         (CASE % '{command: "ipvsadm -a -t VIP -r Zoe"}', "'Zoe' is no address with a port"),
         (CASE % '{command: "ipvsadm -e ... -r A -w many"}', "'many' is no whole number"),
-        (CASE % "{template: null, service: nat}", "a service of an event's own needs nat"),
+        (CASE % "{template: null, service: nat}", "events[0].service: 'nat' is no service (tcp"),
+        ("tcp_states: {nat: [{step: 'x:S', result: none}]}", "c: the client sends, s: the server"),
+        ("drop_packet: {setup: {}}", "the section has setup, twelve_new_syns_kept"),
         (CASE % '{show: "-Ln", expect: {A: {speed: 1}}}', "expect.A.speed: 'speed' is no column"),
         ("a: [", "while parsing"),
         ("", "there is nothing in it"),

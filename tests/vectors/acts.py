@@ -13,11 +13,15 @@ from tests.vectors.steps import (
     Answers,
     Carry,
     Close,
+    Continued,
     EditServers,
+    Kept,
     Load,
     Picks,
     Reach,
+    Reply,
     Send,
+    Serve,
     Set,
     Wait,
 )
@@ -96,6 +100,38 @@ def _meet(run: Run, flow: Flow, outcome: str) -> None:
         raise Failed(outcome, got)
 
 
+@perform.register
+def _(act: Reply, run: Run) -> None:
+    if run.last is None or run.last.server in (None, "-"):
+        raise Failed("a connection to be answered", "none")
+    run.lab.reply(run.last.flow, act.flags)
+
+
+@perform.register
+def _(act: Kept, run: Run) -> None:
+    got = []
+    for _ in act.kept:
+        client = run.lab.fresh_client(None, run.home.family)
+        sent = run.lab.send(Flow(act.kind, client, (run.home.address, run.home.port)))
+        if sent.server:
+            run.last = sent
+        elif sent.verdict.action != "drop":
+            raise Failed("a packet that is dropped or that a server gets", sent.became)
+        got.append(bool(sent.server))
+    if tuple(got) != act.kept:
+        raise Failed(" ".join(map(str, act.kept)), " ".join(map(str, got)))
+
+
+@perform.register
+def _(act: Continued, run: Run) -> None:
+    if run.last is None:
+        raise Failed("a connection that goes on", "none")
+    again = dataclasses.replace(run.last.flow, kind=Kind("tcp", "A"))
+    servers = [run.lab.send(again).server for _ in range(act.packets)]
+    if (kept := servers.count(run.last.server)) != act.kept:
+        raise Failed(f"{act.kept} packets", kept)
+
+
 # --------------------------------------------------------------------------- connections that end
 
 
@@ -146,6 +182,14 @@ def _(act: Load, run: Run) -> None:
 @perform.register
 def _(act: Set, run: Run) -> None:
     run.lab.settings |= act.values
+    run.lab.apply()
+
+
+@perform.register
+def _(act: Serve, run: Run) -> None:
+    run.lab.services = act.services
+    run.home = act.services[0]
+    run.lab.forget()
     run.lab.apply()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 
 from lvsxdp import ageing, entries, records, show, views
@@ -144,6 +145,16 @@ class Lab:
         verdict = self.datapath.deliver(packet(flow))
         return Sent(flow, verdict, self._server(verdict))
 
+    def reply(self, flow: Flow, flags: str) -> Verdict:
+        """Runs the program on what a flow's server sends back: it comes in where servers are."""
+        known = {(e.protocol, e.client, e.virtual): e.server for e in self.connections()}
+        server, port = known[PROTOCOLS[flow.kind.protocol], flow.client, flow.virtual]
+        address = next(address for address, letter in self.letters.items() if letter == server)
+        mac = next(mac for mac, at in self.stage.macs.items() if at == address)
+        back = Flow(Kind(flow.kind.protocol, flags), (address, port), flow.client)
+        frame = Ether(src=mac, dst=self.datapath.mac["lb1"]) / packet(back)
+        return self.datapath.send(frame, "lb1")
+
     def _server(self, verdict: Verdict) -> str | None:
         is_sent = verdict.action in ("tx", "redirect")
         is_answer = is_sent and verdict.frame[:6].hex(":") == ROUTER_MAC
@@ -220,9 +231,17 @@ class Lab:
         protocol, virtual = int(row["protocol"]), _end(row, "virtual")
         # IPVS's are assured for UDP by a reply alone, which under dr nobody sees
         state = "ASSURED" if confirmed and protocol != PROTOCOLS["udp"] else "NONE"
-        # dr leaves ports alone, so that a server's is the one that was asked for
-        server = self.letter(said["backend"]), virtual[1]
+        server = self.letter(said["backend"]), self._server_port(row, said, virtual[1])
         return Entry(protocol, _end(row, "client"), virtual, server, state, said["expires_in"])
+
+    def _server_port(self, row: Any, said: dict[str, Any], virtual: int) -> int:
+        """The port in a connection; in a template the server's, where it is for one port."""
+        if int(row["word"]) >> 44 & 0x4F != self.balancer.schema.enums["state"]["bound"]:
+            return int.from_bytes((int(row["word"]) & 0xFFFF).to_bytes(2, "little"), "big")
+        _, _, port = (said["backend"] or "").rpartition(":")
+        own = int(port) if port.isdigit() and ":" not in said["backend"].strip("[]") else 0
+        own = int(port) if port.isdigit() and said["backend"].count(":") == 1 else own
+        return (own or virtual) if virtual else 0
 
     def backends(self) -> list[dict[str, Any]]:
         """What `backend list` shows, with letters."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.vectors import outcomes, places, schedulers, states
+from tests.vectors import defence, outcomes, places, schedulers, states
 from tests.vectors.places import Node
 from tests.vectors.situations import situation
 from tests.vectors.steps import Answers, Case, Step
@@ -19,14 +19,12 @@ ABOUT = {"format", "kernel", "hash_functions"}
 # sections of later issues: which of their fields hold the cases, empty for the section itself
 LATER = {
     "forwarding": ("cases", "icmp_nat"),
-    "drop_packet": (),
     "sync": ("messages",),
     "cli": ("cases",),
     "unverified": (),
 }
 LATER_REASON = {
-    "forwarding": "forwarding methods other than dr are not built yet",
-    "drop_packet": "drop_packet is not built yet",
+    "forwarding": "not all forwarding methods are built yet",
     "sync": "synchronisation is not built yet",
     "cli": "ipvsadm's command line is not built yet",
     "unverified": "what no kernel has shown is not run",
@@ -120,5 +118,6 @@ _SECTIONS: Mapping[str, Callable[[Node], Iterator[Case]]] = {
     "tcp_states": states.tcp,
     "sctp_states": states.sctp,
     "no_service": _no_service,
+    "drop_packet": defence.drops,
     "transition_tables": states.transitions,
 }

@@ -52,6 +52,7 @@ class Service:
     netmask: str | int | None = None
     one_packet: bool = False
     servers: tuple[Server, ...] = ()
+    forward: str = "dr"
 
     @property
     def family(self) -> str:
@@ -255,13 +256,17 @@ def _service_row(service: Service) -> dict[str, Any]:
             row["persistence"]["netmask"] = service.netmask
     if service.one_packet:
         row["one_packet"] = True
-    row["backends"] = [_backend_row(each) for each in service.servers]
+    if service.forward != "dr":
+        row["forward"] = service.forward
+    row["backends"] = [_backend_row(each, service.forward) for each in service.servers]
     return row
 
 
-def _backend_row(server: Server) -> dict[str, Any]:
-    # dr changes no port: what a server's own would be is not said
+def _backend_row(server: Server, forward: str) -> dict[str, Any]:
     row: dict[str, Any] = {"address": server.address, "weight": server.weight}
+    # dr changes no port: what a server's own would be is not said
+    if forward == "nat" and server.port:
+        row["port"] = server.port
     if server.upper:
         row["upper_threshold"] = server.upper
     if server.lower:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,13 @@ from tests.vectors.steps import (
     Connection,
     Counts,
     EditServers,
+    Reply,
     Send,
     Set,
     Step,
     Transitions,
 )
-from tests.vectors.timelines import NAT, SYSCTLS, connection
+from tests.vectors.timelines import SYSCTLS, connection
 from tests.vectors.words import CHUNKS, End, Flow, Kind, Packet
 
 SERVERS = tuple(Server(name, server_address(name, "ipv4")) for name in "ABC")
@@ -30,7 +32,7 @@ ROADS = {
     **{"CLOSE": "S A R"},
 }
 TCP_ROWS = {"input_only": 0, "input_only_secure_tcp": 3}
-NAT_ROWS = {"nat", "nat_secure_tcp"}
+NAT_ROWS = {"nat": 0, "nat_secure_tcp": 3}
 ROW_KEYS = {"packets", "result", "active", "inactive", *SYSCTLS}
 REUSE_KEYS = {"before", "server", "weight_of_server", *SYSCTLS}
 VIEWS = {"input", "output", "input_only"}
@@ -53,12 +55,33 @@ def tcp(node: Node) -> Iterator[Case]:
     for name, rows in node.fields({*TCP_ROWS, *NAT_ROWS, "reuse"}).items():
         for number, row in enumerate(rows.entries()):
             if name in NAT_ROWS:
-                row.fields({"step", "result", "active", "inactive"})
-                yield Case("tcp_states", f"{name}[{number}]", left=NAT)
+                yield _nat_row(name, number, rows.entries()[: number + 1])
             elif name == "reuse":
                 yield _reuse(number, row)
             else:
                 yield _tcp_row(name, number, row)
+
+
+def _nat_row(name: str, number: int, rows: list[Node]) -> Case:
+    """A connection by nat from its beginning to this row: client and server take turns."""
+    service = dataclasses.replace(_service("tcp"), forward="nat")
+    steps = [Step("settings", Set({"secure_tcp": NAT_ROWS[name]}))]
+    for place, row in enumerate(rows):
+        fields = row.fields({"step", "result", "active", "inactive"})
+        if not {"step", "result"} <= fields.keys():
+            raise row.error("a row has a step and a result")
+        side, _, flags = fields["step"].text().partition(":")
+        if side not in ("c", "s"):
+            raise fields["step"].error("c: the client sends, s: the server does")
+        kind = Kind("tcp", fields["step"].read(words.flags, flags))
+        steps.append(
+            Step(f"step {place}", Send((_flow([kind]),)) if side == "c" else Reply(kind.what))
+        )
+    steps.append(Step("result", connection(fields["result"])))
+    for key in ("active", "inactive"):
+        if key in fields:
+            steps.append(Step(key, _counted(key, fields[key].whole())))
+    return Case("tcp_states", f"{name}[{number}]", (service,), (), tuple(steps))
 
 
 def _tcp_row(name: str, number: int, row: Node) -> Case:

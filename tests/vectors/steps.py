@@ -85,6 +85,36 @@ class EditServers:
 
 
 @dataclasses.dataclass(frozen=True)
+class Serve:
+    """Other services take the place of those that there were, with nothing left of before."""
+
+    services: tuple[Service, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """The last connection's server answers with TCP's flags, through the balancer."""
+
+    flags: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """New connections, a packet each, and which of the packets a server gets."""
+
+    kind: Kind
+    kept: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Continued:
+    """The last connection goes on with so many packets, and so many of them arrive."""
+
+    packets: int
+    kept: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Load:
     """Connections that exist before: active and inactive by server."""
 
@@ -227,6 +257,10 @@ Act = (
     | Carry
     | Set
     | EditServers
+    | Serve
+    | Reply
+    | Kept
+    | Continued
     | Load
     | Close
     | Templates

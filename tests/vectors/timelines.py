@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 from tests.vectors import commands, listings, outcomes
 from tests.vectors.places import Node
-from tests.vectors.services import Service, mark_rule, server, server_end, service
+from tests.vectors.services import (
+    Server,
+    Service,
+    mark_rule,
+    server,
+    server_address,
+    server_end,
+    service,
+)
 from tests.vectors.steps import (
     Act,
     Carry,
@@ -22,6 +30,7 @@ from tests.vectors.steps import (
     NoTemplate,
     Reach,
     Send,
+    Serve,
     Set,
     Step,
     Templates,
@@ -44,7 +53,7 @@ SYSCTLS = {
     *("expire_nodest_conn", "expire_quiescent_template", "conn_reuse_mode", "sloppy_tcp"),
     *("sloppy_sctp", "secure_tcp", "lblc_expiration", "lblcr_expiration"),
 }
-NAT = "needs nat, which is not built yet"
+OWN_MARK = 7
 ENGINE = "needs a persistence engine (sip), which is not built yet"
 
 
@@ -65,6 +74,8 @@ def timeline(section: str, node: Node, before: dict[str, Case]) -> Case:
     marks = (
         tuple(mark_rule(rule) for rule in fields["marks"].entries()) if "marks" in fields else ()
     )
+    if _is_nat(node):
+        services = tuple(_by_nat(node, each) for each in services)
     steps = [*_continued(fields, before), *_steps(node, fields, services)]
     if not steps:
         raise node.error("nothing happens in this case")
@@ -86,21 +97,70 @@ def _left(node: Node, fields: dict[str, Node]) -> str:
     each = [n for d in described for n in (d.value if isinstance(d.value, list) else [d])]
     if any(isinstance(one.value, dict) and "pe" in one.value for one in each):
         return ENGINE
-    words = f"{node.remark('comment')} {node.remark('note')}".split()
-    by_name = re.search(r"\bnat\b", fields["id"].text().replace("_", "-"))
-    return NAT if by_name or "-m" in words else ""
+    return ""
+
+
+def _is_nat(node: Node) -> bool:
+    """The case's remark says that its servers are by nat."""
+    return "-m" in f"{node.remark('comment')} {node.remark('note')}".split()
 
 
 def _services(node: Node, fields: dict[str, Node]) -> tuple[Service, ...]:
     if "services" in fields:
         return tuple(service(entry) for entry in fields["services"].entries())
-    if "service" not in fields and "command" not in fields:
+    if "service" not in fields and "command" not in fields and not _has_own(fields):
         raise node.error("a case needs a service")
     made = service(fields["service"]) if "service" in fields else Service(scheduler="rr")
     if "servers" in fields:
         found = tuple(server(entry, made.family) for entry in fields["servers"].entries())
         made = dataclasses.replace(made, servers=found)
     return (made,)
+
+
+def _has_own(fields: dict[str, Node]) -> bool:
+    """Every event of the case names a service of its own."""
+    events = fields["events"].entries() if "events" in fields else []
+    return bool(events) and all("service" in event.fields() for event in events)
+
+
+_SERVER_PORT = re.compile(r"\bport (\d+)\b")
+
+
+def _by_nat(node: Node, made: Service) -> Service:
+    """The service with servers by nat, on the port that the case's remark names."""
+    found = _SERVER_PORT.search(node.remark("comment"))
+    port = int(found[1]) if found else None
+    servers = made.servers or tuple(Server(n, server_address(n, made.family)) for n in "ABC")
+    servers = tuple(
+        server if server.port is not None else dataclasses.replace(server, port=port)
+        for server in servers
+    )
+    return dataclasses.replace(made, forward="nat", servers=servers)
+
+
+_OWN = re.compile(
+    r"(?:(?P<protocol>tcp|udp|sctp) VIP:(?P<port>\d+)|fwmark),?\s*(?P<kept>(?:not )?persistent)"
+    r"(?:,\s*server port (?P<server>\d+))?"
+)
+
+
+def _own_service(text: str, like: Service) -> Service:
+    """An event's own service: `tcp VIP:80 persistent`, `fwmark, not persistent, server port 0`."""
+    found = _OWN.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no service (tcp VIP:80 persistent, fwmark, not persistent)")
+    servers = like.servers
+    if found["server"] is not None:
+        port = int(found["server"])
+        servers = tuple(dataclasses.replace(server, port=port) for server in servers)
+    return dataclasses.replace(
+        like,
+        protocol=found["protocol"] or "tcp",
+        port=int(found["port"] or 0),
+        mark=None if found["protocol"] else OWN_MARK,
+        persistent=None if found["kept"] == "not persistent" else 360,
+        servers=servers,
+    )
 
 
 def _continued(fields: dict[str, Node], before: dict[str, Case]) -> tuple[Step, ...]:
@@ -135,7 +195,9 @@ def _event(node: Node, services: tuple[Service, ...]) -> Iterator[Act]:
     """Time, then what happens, then what is to be seen."""
     fields = node.fields(EVENT_KEYS)
     if "service" in fields:
-        raise fields["service"].error("a service of an event's own needs nat")
+        home = services[0]
+        services = (fields["service"].read(lambda text: _own_service(text, home)),)
+        yield Serve(services)
     happening = [key for key in ACTS if key in fields]
     if len(happening) > 1:
         raise node.error(f"{' and '.join(happening)} are two events")

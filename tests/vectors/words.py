@@ -179,8 +179,12 @@ _FLOWS = re.compile(
 
 
 def flows(text: str) -> tuple[Flow, ...]:
-    """The flows that a phrase sends packets of; ValueError where it is not understood."""
-    found = _FLOWS.fullmatch(bare(text).rstrip("."))
+    """The flows that a phrase sends packets of; ValueError where it is not understood.
+
+    What is said to go somewhere without a word on what it is opens a TCP connection.
+    """
+    whole = bare(text).rstrip(".")
+    found = _FLOWS.fullmatch(f"TCP {whole}" if whole.startswith("->") else whole)
     if found is None:
         raise ValueError(f"{text!r} is not understood as packets")
     number = count(found["count"]) if found["count"] else 1
