@@ -27,6 +27,10 @@
 #ifndef DESTINATION_CAPACITY
 #define DESTINATION_CAPACITY 32768
 #endif
+/* As many as persistence entries have where some service has the engine sip, else 1. */
+#ifndef CALL_SLOTS
+#define CALL_SLOTS PERSISTENCE_SLOTS
+#endif
 /* At least as many as the machine may have. */
 #ifndef CPUS
 #define CPUS 64
@@ -57,6 +61,10 @@
 /* Backends by tunnels. */
 #ifndef FEATURE_TUNNEL
 #define FEATURE_TUNNEL 1
+#endif
+/* The persistence engine sip. */
+#ifndef FEATURE_SIP
+#define FEATURE_SIP 1
 #endif
 /* lblc and lblcr. */
 #ifndef FEATURE_LOCALITY

@@ -26,6 +26,7 @@
 #include "expiry.h"
 #include "table.h"
 #include "share.h"
+#include "call.h"
 #include "persist.h"
 #include "connection.h"
 #include "age.h"

@@ -170,6 +170,7 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->attempts = 0;
 	journey->unknown = unknown;
 	journey->counted = 0;
+	journey->call = CALL_UNKNOWN;
 	journey->backend = 0;
 	journey->scan = 0;
 	journey->controlled = 0;

@@ -11,7 +11,7 @@ static __always_inline bool exit_is_drop(int reason)
 	return reason == REASON_NO_BACKEND || reason == REASON_TTL_EXCEEDED ||
 	       reason == REASON_NO_ROUTE || reason == REASON_BUSY ||
 	       reason == REASON_BACKEND_GONE || reason == REASON_TOO_BIG ||
-	       reason == REASON_DROP_PACKET;
+	       reason == REASON_DROP_PACKET || reason == REASON_NO_CALL_ID;
 }
 
 /* A packet that goes nowhere, whose client is told why. */

@@ -1,6 +1,13 @@
 #define DUE_CONNECTIONS 1
 #define DUE_PERSISTENCE 2
 
+/* What is known of the packet's Call-ID. */
+enum call_search_end {
+	CALL_UNKNOWN = 0,
+	CALL_KNOWN = 1,
+	CALL_MISSING = 2,
+};
+
 /* What of a dimension of the mark rules fits the packet: those that name its value, or none. */
 struct mark_fit {
 	u64 named;
@@ -77,6 +84,8 @@ struct journey {
 	struct seat seat; /* what an insert of these programs found */
 	u32 bound; /* a persistence entry was made */
 	u32 persistent; /* the service is */
+	u32 by_call; /* by its clients' calls: entries have the Call-ID that was found */
+	u32 call; /* enum call_search_end */
 	u32 scheduler;
 	u32 due; /* DUE_*: tables of which a bucket is to be aged */
 	u32 over; /* entries of that bucket that are to go, */

@@ -29,6 +29,7 @@
 #include "expiry.h"
 #include "table.h"
 #include "share.h"
+#include "call.h"
 #include "persist.h"
 #include "connection.h"
 #include "age.h"
@@ -364,6 +365,23 @@ int egress_answer(struct hook_context *ctx)
 	if (reason == REASON_ANSWERED)
 		stats_count_reason(journey->packet.cpu, reason, hook_segments(ctx));
 	return reason == REASON_OK || reason == REASON_ANSWERED ? HOOK_PASS : HOOK_DROP;
+}
+
+#endif
+
+#if FEATURE_SIP
+
+/* The program that looks for a packet's Call-ID, some bytes a run; back to the new connection. */
+int find_call(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+
+	if (!call_look(ctx, &journey->packet))
+		programs.call(ctx, PROGRAM_CALL);
+	journey->call = call_search_of(&journey->packet)->state == CALL_FOUND ? CALL_KNOWN :
+										CALL_MISSING;
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
 }
 
 #endif

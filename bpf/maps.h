@@ -127,6 +127,11 @@ FLAT_CPU_TABLE("percpu_array", u32, struct answers, backend_answers, BACKEND_CAP
 	       FLAT_BACKEND_ANSWERS)
 FLAT_CPU_TABLE("percpu_array", u32, struct answers, service_answers, SERVICE_CAPACITY,
 	       FLAT_SERVICE_ANSWERS)
+/* Slot of a persistence entry -> the call that it is for, of services with engine sip; else one row. */
+FLAT_TABLE("array", u32, struct call, calls4, CALL_SLOTS, FLAT_CALLS4)
+FLAT_TABLE("array", u32, struct call, calls6, CALL_SLOTS, FLAT_CALLS6)
+/* A search for a Call-ID on its way; each hook has its row. */
+FLAT_CPU_TABLE("percpu_array", u32, struct call_search, call_searches, 2, FLAT_CALL_SEARCHES)
 /* How many packets may still open something before the setting drop_packet takes one. */
 FLAT_TABLE("array", u32, u64, drop_countdown, 1, FLAT_DROP_COUNTDOWN)
 /* Packets by reason. */

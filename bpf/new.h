@@ -72,6 +72,18 @@ new_find(struct journey *journey, struct service_config *config, struct seat *se
 	return persist_find(TABLE_PERSISTENCE4, journey, seat);
 }
 
+/* The packet's Call-ID is known, or will be when this program begins again; IPVS asks UDP alone. */
+static __always_inline bool new_has_call(struct hook_context *ctx, struct journey *journey)
+{
+	if (packet_protocol(&journey->packet) != IPPROTO_UDP)
+		return false;
+	if (journey->call == CALL_UNKNOWN) {
+		call_begin(&journey->packet);
+		programs.call(ctx, PROGRAM_CALL);
+	}
+	return journey->call == CALL_KNOWN;
+}
+
 /* Asks the scheduler; for a choice by counts after some ageing, where that is overdue. */
 static __always_inline void new_schedule(struct hook_context *ctx, struct journey *journey,
 					 struct service_config *config)
@@ -102,7 +114,8 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	journey->persistent = reason == REASON_OK && config->flags & SERVICE_PERSISTENT;
 	journey->one_packet = config->flags & SERVICE_ONE_PACKET &&
 			      packet_protocol(&journey->packet) == IPPROTO_UDP;
-	if (journey->persistent)
+	journey->by_call = FEATURE_SIP && journey->persistent && config->flags & SERVICE_SIP;
+	if (journey->persistent && !journey->by_call)
 		entry = new_find(journey, config, &seat);
 	new_look(ctx, journey);
 	/* IPVS looks at the port only after this */
@@ -110,6 +123,11 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 		return REASON_DROP_PACKET;
 	if (reason)
 		return reason;
+	if (FEATURE_SIP && journey->by_call) {
+		if (!new_has_call(ctx, journey))
+			return REASON_NO_CALL_ID;
+		entry = new_find(journey, config, &seat);
+	}
 	/* looked for before the connection is, so that memory answers both at once, and used after */
 	if (entry && !persist_is_usable(entry->backend, journey->settings)) {
 		persist_dismiss(journey, entry, &seat);

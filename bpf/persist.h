@@ -39,15 +39,26 @@ static __always_inline void persist_key6(struct packet *packet, struct service_c
 		key->virtual_port = packet->flow6.virtual_port;
 }
 
+/* In a key of a client's call some bits of the Call-ID's hash are where other keys have none. */
+static __always_inline void persist_key_call(struct journey *journey)
+{
+	u64 *ports = &journey->client[packet_is_ipv6(&journey->packet) ? 4 : 1];
+
+	if (FEATURE_SIP && journey->by_call)
+		*ports = call_key(*ports, call_tag(&journey->packet));
+}
+
 /* Leaves the key and its hash in the journey. */
 static __always_inline void persist_key(struct journey *journey, struct service_config *config)
 {
 	__builtin_memset(journey->client, 0, sizeof(journey->client));
 	if (packet_is_ipv6(&journey->packet)) {
 		persist_key6(&journey->packet, config, &journey->client6);
+		persist_key_call(journey);
 		journey->client_hash = hash_flow6(journey->client);
 	} else {
 		persist_key4(&journey->packet, config, &journey->client4);
+		persist_key_call(journey);
 		journey->client_hash = hash_flow4(journey->client);
 	}
 }
@@ -212,6 +223,12 @@ static __always_inline void persist_dismiss(struct journey *journey, struct pers
 		share_return(persist_table(&journey->packet), service);
 }
 
+/* The entry in a place is not one for another call whose hash has the same bits. */
+static __always_inline bool persist_fits(u32 table, struct journey *journey, u64 place)
+{
+	return !FEATURE_SIP || !journey->by_call || call_is_same(table, place, &journey->packet);
+}
+
 /* The client's entry if it has one that lives. */
 static __always_inline struct persistence *persist_find(u32 table, struct journey *journey,
 							struct seat *seat)
@@ -220,7 +237,9 @@ static __always_inline struct persistence *persist_find(u32 table, struct journe
 
 	entry = (struct persistence *)table_find(table, journey->client, journey->client_hash,
 						 seat);
-	return entry && persist_is_live(journey, entry, seat->word) ? entry : NULL;
+	if (!entry || !persist_fits(table, journey, seat->place))
+		return NULL;
+	return persist_is_live(journey, entry, seat->word) ? entry : NULL;
 }
 
 /* Fills a slot that is this CPU's, for the journey's backend. */
@@ -234,6 +253,8 @@ static __always_inline void persist_fill(u32 table, struct journey *journey,
 	u64 flags = config->flags & SERVICE_STRICT ? SLOT_STRICT : 0;
 
 	table_write_key(table, slot, journey->client);
+	if (FEATURE_SIP && journey->by_call)
+		call_note(table, seat->place, &journey->packet);
 	entry->backend = journey->backend;
 	entry->timeout = config->persistence_timeout;
 	entry->service = journey->service;
@@ -280,6 +301,9 @@ static __always_inline int persist_bind_locked(u32 table, struct journey *journe
 	if (found == TABLE_FULL)
 		return REASON_TABLE_FULL;
 	entry = persist_at(table, seat->place);
+	/* two calls of one client and one hash: the second goes without an entry */
+	if (found == TABLE_FOUND && !persist_fits(table, journey, seat->place))
+		return REASON_TABLE_FULL;
 	if (found == TABLE_FOUND && persist_serves(journey, entry, seat->word))
 		return persist_use(journey, entry, seat) ? REASON_OK : REASON_BUSY;
 	return persist_sit(table, journey, config, seat);

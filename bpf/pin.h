@@ -66,6 +66,7 @@ static __always_inline void pin_entry(struct journey *journey, struct pin_item *
 	__builtin_memcpy(journey->packet.key, &item->flow, sizeof(item->flow));
 	journey->packet.type = item->family == FAMILY_IPV6 ? ETHERNET_IPV6 : ETHERNET_IPV4;
 	journey->now = clock_now();
+	journey->by_call = 0;
 	journey->service = item->service;
 	journey->backend = item->backend;
 	persist_key(journey, config);

@@ -32,6 +32,7 @@ enum reason {
 	REASON_ANSWER_LEFT = 27, /* the host is to tell the backend why it does not */
 	REASON_FTP_NO_BACKEND = 28, /* handed up */
 	REASON_BYPASSED = 29, /* handed up, for the host to forward */
+	REASON_NO_CALL_ID = 30, /* to a service with the persistence engine sip */
 	REASON_MAX = 32,
 };
 
@@ -66,6 +67,7 @@ enum program {
 	PROGRAM_ANSWER = 24,
 	PROGRAM_MEND = 25,
 	PROGRAM_EGRESS = 26, /* of TC alone */
+	PROGRAM_CALL = 27,
 	PROGRAM_MAX = 32,
 };
 
@@ -180,6 +182,7 @@ enum service_flag {
 	SERVICE_BY_COUNTS = 4096, /* the choice goes by what backends carry */
 	SERVICE_SLOPPY_TCP = 65536, /* as SETTING_SLOPPY_TCP, for this one */
 	SERVICE_ONE_PACKET = 131072, /* UDP packets are scheduled one by one */
+	SERVICE_SIP = 262144, /* persistence entries are for one call each */
 };
 
 enum backend_flag {
@@ -546,6 +549,25 @@ struct answers {
 	u64 out_bytes;
 };
 
+/* A Call-ID: in the first byte how many follow, and 0 after these. */
+#define CALL_WORDS 32
+struct call {
+	u64 words[32];
+};
+
+/* One CPU's search for a packet's Call-ID, as far as it has come: call.h. */
+#define CALL_STEP 256
+struct call_search {
+	struct call call;
+	u64 window[32];
+	u32 state;
+	u32 offset; /* in UDP's data: what is looked at next */
+	u32 matched; /* bytes of the name */
+	u32 length; /* of the Call-ID */
+	u32 word; /* of its word, so far */
+	u32 second; /* the word is the one after @ */
+};
+
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */
 #define REFUSAL_WORDS 155
 
@@ -699,4 +721,7 @@ enum flat {
 	FLAT_BACKEND_ANSWERS = 53,
 	FLAT_SERVICE_ANSWERS = 54,
 	FLAT_DROP_COUNTDOWN = 55,
+	FLAT_CALLS4 = 60,
+	FLAT_CALLS6 = 61,
+	FLAT_CALL_SEARCHES = 62,
 };

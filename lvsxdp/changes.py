@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 from lvsxdp.errors import ConfigError, ConflictError, NotFoundError
 from lvsxdp.model import (
     Backend,
     Capacity,
     Config,
+    Engine,
     Expiry,
     MarkRule,
     Persistence,
@@ -84,7 +86,8 @@ def _words(value: bool | str | tuple[str, ...] | Persistence | None) -> str:
         return str(value).lower()
     if isinstance(value, Persistence):
         expiry = f", expiry {value.expiry}" if value.expiry is Expiry.STRICT else ""
-        return f"{value.timeout} s, netmask {value.netmask}{expiry}"
+        engine = f", engine {value.engine}" if value.engine else ""
+        return f"{value.timeout} s, netmask {value.netmask}{expiry}{engine}"
     return _names(value) if isinstance(value, tuple) else value or "none"
 
 
@@ -107,6 +110,7 @@ class Edits:
     timeout: int | None = None  # seconds of persistence; 0 ends it
     netmask: str | None = None
     expiry: Expiry | None = None
+    engine: Engine | Literal["none"] | None = None
     one_packet: bool | None = None
     sloppy_tcp: bool | None = None
 
@@ -132,9 +136,9 @@ def _edit_persistence(service: Service, edits: Edits) -> Persistence | None:
         before = kept or Persistence(0, full_netmask(service.family))
         kept = dataclasses.replace(before, timeout=edits.timeout)
     if kept is None:
-        if edits.netmask is not None or edits.expiry is not None:
+        if edits.netmask is not None or edits.expiry is not None or edits.engine is not None:
             raise ConfigError(
-                f"netmask and expiry are persistence's, and service {service} has none: "
+                f"netmask, expiry and engine are persistence's, and service {service} has none: "
                 "give the seconds of persistence, too"
             )
         return None
@@ -144,7 +148,8 @@ def _edit_persistence(service: Service, edits: Edits) -> Persistence | None:
         except ConfigError as err:
             raise ConfigError(f"service {service}: netmask: {err}") from None
         kept = dataclasses.replace(kept, netmask=netmask)
-    return dataclasses.replace(kept, expiry=edits.expiry or kept.expiry)
+    engine = None if edits.engine == "none" else edits.engine or kept.engine
+    return dataclasses.replace(kept, expiry=edits.expiry or kept.expiry, engine=engine)
 
 
 def is_of_weights(old: Config, new: Config) -> bool:

@@ -139,6 +139,7 @@ def _service_faults(placed: Placed) -> Iterator[Finding]:
         return
     yield from _scheduler_faults(place, service)
     yield from _protocol_faults(place, service)
+    yield from _engine_faults(place, service)
     is_any = isinstance(service.key, AddressKey) and service.key.port == ANY_PORT
     if is_any and service.persistence is None:
         yield f"{place}.port", "any needs persistence; give persistence, or one port"
@@ -155,6 +156,16 @@ def _protocol_faults(place: str, service: Service) -> Iterator[Finding]:
         if getattr(service, name) and isinstance(key, AddressKey) and key.protocol is not wanted:
             what = f"is for {wanted} and mark services, and the service is {key.protocol}"
             yield f"{place}.{name}", f"{what}; leave it out"
+
+
+def _engine_faults(place: str, service: Service) -> Iterator[Finding]:
+    """An engine looks into UDP packets, which other services have none of."""
+    key, kept = service.key, service.persistence
+    if kept is None or kept.engine is None or not isinstance(key, AddressKey):
+        return
+    if key.protocol is not Protocol.UDP:
+        what = f"{kept.engine} is for udp and mark services, and the service is {key.protocol}"
+        yield f"{place}.persistence.engine", f"{what}; leave it out"
 
 
 def _scheduler_faults(place: str, service: Service) -> Iterator[Finding]:

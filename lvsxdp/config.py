@@ -67,7 +67,7 @@ _SERVICE_KEYS = (
 _BACKEND_KEYS = (
     "address", "port", "weight", "upper_threshold", "lower_threshold", "forward", "draining",
 )  # fmt: skip
-_PERSISTENCE_KEYS = ("timeout", "netmask", "expiry")
+_PERSISTENCE_KEYS = ("timeout", "netmask", "expiry", "engine")
 
 
 def load(text: str, origin: str = "<config>") -> tuple[Config, list[str]]:
@@ -345,6 +345,7 @@ def _read_persistence(item: Item | None, family: Family | None) -> Persistence |
         timeout=value_of(fields, "timeout", scalars.parse_timeout, default.timeout, NUMBER),
         netmask=value_of(fields, "netmask", parse_mask, default.netmask, NUMBER),
         expiry=value_of(fields, "expiry", scalars.parse_expiry, default.expiry),
+        engine=value_of(fields, "engine", scalars.parse_engine, None),
     )
 
 

@@ -97,6 +97,8 @@ def _persistence_row(persistence: Persistence) -> FlowMapping:
         row["netmask"] = str(mask) if mask.version == 4 else int(mask).bit_count()
     if persistence.expiry is not Expiry.IPVS:
         row["expiry"] = str(persistence.expiry)
+    if persistence.engine is not None:
+        row["engine"] = str(persistence.engine)
     return row
 
 

@@ -31,7 +31,9 @@ COUNT_MASK = (1 << 24) - 1
 CONNECTION = (
     *("service", "protocol", "client", "virtual", "backend", "state", "expires_in", "mark"),
 )
-PERSISTENCE = ("service", "client", "backend", "expires_in", "connections")
+PERSISTENCE = ("service", "client", "backend", "expires_in", "connections", "engine", "data")
+# the bytes of a row in calls4 and calls6
+CALL_BYTES = 256
 Row = tuple[Any, ...]
 Name = TypeVar("Name", str, str | None)
 
@@ -263,12 +265,19 @@ def connections(
 
 
 def persistence(
-    schema: Schema, names: Names, table: str, buffer: Any, now: int, wanted: Wanted = ALL
+    schema: Schema,
+    names: Names,
+    table: str,
+    buffer: Any,
+    now: int,
+    wanted: Wanted = ALL,
+    calls: Any = None,
 ) -> Iterator[Row]:
-    """One row of PERSISTENCE a live persistence entry."""
+    """One row of PERSISTENCE a live persistence entry; `calls` has the Call-IDs, by place."""
     masks = _netmasks(names, wanted.client.version) if wanted.client is not None else None
-    for _, every in chunks(schema, table, buffer, wanted, masks):
+    for places, every in chunks(schema, table, buffer, wanted, masks):
         left = _left(schema, names.settings, table, every, now)
+        place = places[left > 0]
         part, left = every[left > 0], left[left > 0]
         suffixes = _named(part["service"], lambda number: _suffix(names.services.get(number)))
         clients = zip(_texts(part["client"]), suffixes, strict=True)
@@ -278,8 +287,27 @@ def persistence(
             _named(part["backend"], names.backend),
             (left / schema.hz).round(1).tolist(),
             _connections(part["counts"]).tolist(),
+            _named(part["service"], lambda number: _engine(names.services.get(number))),
+            _data(part, place, names, calls),
             strict=True,
         )
+
+
+def _engine(service: Service | None) -> str | None:
+    """The persistence engine of a service."""
+    kept = service.persistence if service else None
+    return str(kept.engine) if kept and kept.engine else None
+
+
+def _data(part: Slots, places: Any, names: Names, calls: Any) -> Iterator[str | None]:
+    """By what else than its address each client is told from others: its Call-ID."""
+    services = part["service"].tolist()
+    for service, place in zip(services, places.tolist(), strict=True):
+        if calls is None or _engine(names.services.get(service)) is None:
+            yield None
+            continue
+        raw = calls[place * CALL_BYTES : (place + 1) * CALL_BYTES]
+        yield raw[1 : 1 + raw[0]].decode("latin-1")
 
 
 def _suffix(service: Service | None) -> str:

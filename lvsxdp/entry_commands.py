@@ -184,6 +184,11 @@ def persistence_pin(
 
     with opened(options) as (balancer, _):
         found, _ = service_named(balancer, service_name)
+        if found.persistence and found.persistence.engine:
+            raise ConflictError(
+                f"service {found} has the persistence engine {found.persistence.engine}: "
+                "its entries are for calls, and no call can be pinned"
+            )
         chosen = names.find_backend(found, backend_name)
         masked = _masked(found, client)
         pinning.pin(balancer, found, masked.network_address, chosen, timeout)

@@ -32,6 +32,7 @@ class Feature(enum.StrEnum):
     IPSEC = "ipsec"
     LOCALITY = "locality"
     NAT = "nat"
+    SIP = "sip"
     TUNNEL = "tunnel"
 
     @property
@@ -57,6 +58,8 @@ def features_of(config: Config) -> frozenset[Feature]:
         found.add(Feature.IPSEC)
     if any(service.scheduler in locality.SCHEDULERS for service in config.services):
         found.add(Feature.LOCALITY)
+    if any(service.persistence and service.persistence.engine for service in config.services):
+        found.add(Feature.SIP)
     if any(Forward.NAT in service.forwards for service in config.services):
         found.add(Feature.NAT)
     return frozenset(found)

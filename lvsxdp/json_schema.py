@@ -13,6 +13,7 @@ from lvsxdp.model import (
     MAX_PERSISTENCE,
     MAX_THRESHOLD,
     MAX_WEIGHT,
+    Engine,
     Expiry,
     Family,
     Features,
@@ -188,6 +189,10 @@ def _persistence() -> Schema:
             "expiry": _about(
                 "ipvs (default): renewed while connections live; strict: ends at its time.",
                 _choice(Expiry),
+            ),
+            "engine": _about(
+                "sip: a client is one by its address and its Call-ID; udp and mark services only.",
+                _choice(Engine),
             ),
         }
     )

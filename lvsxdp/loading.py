@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ STEPS = {
     "answer_packet": "answer",
     "mend_packet": "mend",
     "egress_answer": "egress",
+    "find_call": "call",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"
@@ -62,8 +63,6 @@ CONTROL = (
 )
 # What the programs of one version hand over to each other: never another version's.
 OWN_TABLES = ("journeys",)
-# Made in full with the feature that uses it.
-DESTINATIONS = "destinations"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,9 +96,18 @@ def defines_of(config: Config, build: Build) -> dict[str, object]:
         "MARK_WORDS": mark_words.words_for(capacity.marks),
         "CPUS": power_of_two(maps.possible_cpus()),
         **features.defines(used),
-        "DESTINATION_CAPACITY": capacity.destinations if Feature.LOCALITY in used else 1,
+        **{of.define: of.rows(capacity) if feature in used else 1 for feature, of in FULL.items()},
         **build.defines,
     }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sized:
+    """Tables that are made in full with the feature that uses them: their size in C, and rows."""
+
+    tables: tuple[str, ...]
+    define: str
+    rows: Callable[[Capacity], int]
 
 
 def power_of_two(number: int) -> int:
@@ -136,6 +144,12 @@ def memory() -> int:
 def slots_for(entries: int) -> int:
     """Slots of a table for so many entries: a power of two, at least twice as many."""
     return max(1 << (2 * entries - 1).bit_length(), BUCKET_SLOTS)
+
+
+FULL = {
+    Feature.LOCALITY: Sized(("destinations",), "DESTINATION_CAPACITY", lambda c: c.destinations),
+    Feature.SIP: Sized(("calls4", "calls6"), "CALL_SLOTS", lambda c: slots_for(c.persistence)),
+}
 
 
 def load(pins: Path, config: Config, build: Build) -> dict[str, Any]:
@@ -229,7 +243,7 @@ def load_wider(
 ) -> dict[str, Any]:
     """Loads both hooks' programs anew with these features; what is then to be described.
 
-    They are pinned in `into` and use the maps in `pins`, but for one that only a new feature needs.
+    They are pinned in `into` and use the maps in `pins`, but for what only a new feature needs.
     """
     from lvsxdp import compiler
 
@@ -240,13 +254,15 @@ def load_wider(
         )
     defines = {**described["defines"], **features.defines(wanted)}
     build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
-    if Feature.LOCALITY in wanted - features.compiled(described["defines"]):
-        defines["DESTINATION_CAPACITY"] = config.capacity.destinations
-        _make_table(
-            DESTINATIONS, compile_control(defines, build).tables[DESTINATIONS], into, flat=False
-        )
+    made = [FULL[f] for f in wanted - features.compiled(described["defines"]) if f in FULL]
+    defines |= {each.define: each.rows(config.capacity) for each in made}
+    tables = dict(described["tables"])
+    for name in (name for each in made for name in each.tables):
+        compiled, flat = compile_control(defines, build), name in described["enums"]["flat"]
+        _make_table(name, compiled.tables[name], into, flat)
+        tables[name] = described_tables(compiled, described["enums"])[name]
     _load_hooks(into, pins, defines, build, described["enums"])
-    return {**described, "defines": defines}
+    return {**described, "defines": defines, "tables": tables}
 
 
 def _load_control(

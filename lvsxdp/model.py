@@ -85,6 +85,12 @@ class Forward(enum.StrEnum):
         return self is Forward.NAT
 
 
+class Engine(enum.StrEnum):
+    """A persistence engine: what beside its address tells one client from another."""
+
+    SIP = "sip"
+
+
 class Expiry(enum.StrEnum):
     """When a persistence entry ends: as IPVS ends it, or at its time whatever connections live."""
 
@@ -138,6 +144,7 @@ class Persistence:
     timeout: int
     netmask: Address
     expiry: Expiry = Expiry.IPVS
+    engine: Engine | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from lvsxdp.model import (
     MAX_THRESHOLD,
     MAX_WEIGHT,
     Address,
+    Engine,
     Expiry,
     Family,
     Features,
@@ -137,6 +138,11 @@ def parse_timeout_or_none(text: str) -> int:
     return 0 if text == "none" else parse_timeout(text)
 
 
+def parse_engine_or_none(text: str) -> Engine | str:
+    """A persistence engine as a command line has it: `none` stays what it is."""
+    return text if text == "none" else parse_engine(text)
+
+
 def parse_network_or_any(text: str) -> Network | None:
     """A network as a command line has it: None for `any`."""
     return None if text == "any" else parse_network(text)
@@ -203,6 +209,7 @@ parse_service_protocol = functools.partial(
 )
 parse_family = functools.partial(parse_choice, what="a family", choices=Family)
 parse_expiry = functools.partial(parse_choice, what="an expiry", choices=Expiry)
+parse_engine = functools.partial(parse_choice, what="a persistence engine", choices=Engine)
 parse_features = functools.partial(parse_choice, what="a choice of features", choices=Features)
 
 

@@ -143,6 +143,11 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--netmask", help="Clients that are one: 255.255.255.0, 24, 64."),
         click.option("--expiry", callback=parsed("parse_expiry"), help="ipvs or strict."),
         click.option(
+            "--engine",
+            callback=parsed("parse_engine_or_none"),
+            help="sip: a client is one by its Call-ID, too; none: it is not.",
+        ),
+        click.option(
             "--one-packet/--no-one-packet", "-o", default=None, help="UDP packets one by one."
         ),
         click.option(

@@ -105,6 +105,7 @@ def service_row(service: Service, counters: Mapping[str, int | None]) -> Row:
         "persistence": kept.timeout if kept else None,
         "netmask": str(kept.netmask) if kept else None,
         "expiry": str(kept.expiry) if kept else None,
+        "engine": str(kept.engine) if kept and kept.engine else None,
         "one_packet": service.one_packet,
         "sloppy_tcp": service.sloppy_tcp,
         "backends": len(service.backends),

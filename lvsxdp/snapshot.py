@@ -12,6 +12,7 @@ from lvsxdp.model import (
     Backend,
     Capacity,
     Config,
+    Engine,
     Expiry,
     Family,
     Features,
@@ -121,10 +122,16 @@ def properties_to(service: Service) -> list[Any]:
         service.name,
         str(service.scheduler),
         [str(flag) for flag in service.flags],
-        kept and [kept.timeout, str(kept.netmask), str(kept.expiry)],
+        kept and [kept.timeout, str(kept.netmask), str(kept.expiry), kept.engine],
         service.one_packet,
         service.sloppy_tcp,
     ]
+
+
+def _persistence_from(timeout: int, netmask: str, expiry: str, engine: str | None) -> Persistence:
+    return Persistence(
+        timeout, _address(netmask), Expiry(expiry), Engine(engine) if engine else None
+    )
 
 
 def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service:
@@ -135,7 +142,7 @@ def with_backends(properties: list[Any], backends: Sequence[Backend]) -> Service
         name=name,
         scheduler=Scheduler(scheduler),
         flags=tuple(SchedulerFlag(flag) for flag in flags),
-        persistence=kept and Persistence(kept[0], _address(kept[1]), Expiry(kept[2])),
+        persistence=kept and _persistence_from(*kept),
         backends=backends,
         one_packet=one_packet,
         sloppy_tcp=sloppy_tcp,

@@ -24,6 +24,7 @@ from lvsxdp.model import (
     AddressKey,
     Backend,
     Config,
+    Engine,
     Expiry,
     Family,
     MarkKey,
@@ -91,6 +92,7 @@ def _service_flags(schema: Schema, service: Service) -> int:
     if service.persistence:
         flags |= flag["persistent"]
         flags |= flag["strict"] if service.persistence.expiry is Expiry.STRICT else 0
+        flags |= flag["sip"] if service.persistence.engine is Engine.SIP else 0
     if isinstance(service.key, MarkKey):
         flags |= flag["by_mark"]
     elif service.key.port == ANY_PORT:

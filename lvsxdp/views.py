@@ -29,6 +29,7 @@ from lvsxdp.show import Names, Row
 
 CONNECTIONS = ("connections4", "connections6")
 PERSISTENCE = ("persistence4", "persistence6")
+CALLS = ("calls4", "calls6")
 NEARLY_FULL = 80  # per cent
 # Services' addresses, not this host's, of which a command asks the kernel.
 MOST_ASKED = 64
@@ -45,9 +46,15 @@ def connections(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Ro
 def persistence(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
     """Every wanted live persistence entry, as a row of entries.PERSISTENCE."""
     now, known = balancer.clock(), Names(balancer.state)
-    for table in PERSISTENCE:
+    for table, calls in zip(PERSISTENCE, CALLS, strict=True):
         memory = balancer.map(table).memory()
-        yield from entries.persistence(balancer.schema, known, table, memory, now, wanted)
+        texts = balancer.map(calls).memory() if has_engine(balancer.state.config) else None
+        yield from entries.persistence(balancer.schema, known, table, memory, now, wanted, texts)
+
+
+def has_engine(config: Config) -> bool:
+    """Whether some service has a persistence engine."""
+    return any(s.persistence is not None and s.persistence.engine for s in config.services)
 
 
 def wanted_entries(

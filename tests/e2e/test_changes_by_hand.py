@@ -82,6 +82,7 @@ def test_a_service_is_added_edited_shown_and_deleted(lb: Pair) -> None:
         "persistence": 60,
         "netmask": "255.255.255.0",
         "expiry": "strict",
+        "engine": None,
         "one_packet": False,
         "sloppy_tcp": False,
         **dict.fromkeys(("connections", "packets", "bytes", "out_packets", "out_bytes"), 0),
@@ -231,3 +232,23 @@ def test_a_change_is_refused_for(settled: tuple[Pair, str], case: str) -> None:
     refused = lb.refused(*argv)
     assert (refused[0], told in refused[1]) == (code, True), refused
     assert saved(lb) == before
+
+
+def test_the_engine_sip_comes_and_goes_while_others_run(lb: Pair) -> None:
+    lb.lvsxdp("service", "add", "udp:192.0.2.1:5060", "--name", "phone", "--persistence", "60")
+    lb.lvsxdp("backend", "add", "phone", "192.0.2.2")
+    told = lb.lvsxdp("service", "edit", "phone", "--engine", "sip").stderr
+    assert "compiled in sip" in told
+    lb.send(5060)
+    assert lb.read("persistence", "list") == []
+    assert lb.read("status")["reasons"]["no_call_id"] == 1
+    code, said = lb.refused("persistence", "pin", "phone", "192.0.2.9", "192.0.2.2")
+    assert (code, "its entries are for calls, and no call can be pinned" in said) == (4, True)
+    assert "engine: sip" in lb.lvsxdp("save").stdout
+    lb.lvsxdp("service", "edit", "phone", "--engine", "none")
+    lb.send(5060)
+    (entry,) = lb.read("persistence", "list")
+    assert (entry["service"], entry["engine"], entry["data"]) == ("phone", None, None)
+    code, said = lb.refused("service", "add", "tcp:192.0.2.1:5061", "--persistence", "60",
+                            "--engine", "sip")  # fmt: skip
+    assert (code, "sip is for udp and mark services" in said) == (2, True)

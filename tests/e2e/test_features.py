@@ -229,6 +229,7 @@ def test_with_all_features_nothing_is_ever_compiled_in(lab: Lab) -> None:
             "nat",
             "rules",
             "sctp",
+            "sip",
             "tunnel",
         ]
         assert "features: all" in lb.lvsxdp("save")

@@ -19,6 +19,7 @@ from lvsxdp.model import (
     Backend,
     Capacity,
     Config,
+    Engine,
     Expiry,
     Family,
     Features,
@@ -83,10 +84,13 @@ def rules(draw: st.DrawFn) -> MarkRule:
     )
 
 
-def persistences(family: Family) -> st.SearchStrategy:
+def persistences(family: Family, *, may_look_into_packets: bool) -> st.SearchStrategy:
     lengths = st.integers(1, 128).map(lambda n: ipaddress.IPv6Address((2**n - 1) << (128 - n)))
     masks = st.ip_addresses(v=4) if family is Family.IPV4 else lengths
-    return st.builds(Persistence, st.integers(1, MAX_PERSISTENCE), masks, st.sampled_from(Expiry))
+    engines = st.none() | st.sampled_from(Engine) if may_look_into_packets else st.none()
+    return st.builds(
+        Persistence, st.integers(1, MAX_PERSISTENCE), masks, st.sampled_from(Expiry), engines
+    )
 
 
 @st.composite
@@ -120,7 +124,9 @@ def services(draw: st.DrawFn) -> Service:
         st.one_of(st.builds(MarkKey, st.integers(1, MAX_MARK), st.just(family)), address_keys)
     )
     is_any = isinstance(key, AddressKey) and key.port == ANY_PORT
-    persistence = draw(persistences(family) if is_any else st.none() | persistences(family))
+    is_udp = not isinstance(key, AddressKey) or key.protocol is Protocol.UDP
+    kept = persistences(family, may_look_into_packets=is_udp)
+    persistence = draw(kept if is_any else st.none() | kept)
     ports = st.none() | PORT if isinstance(key, MarkKey) and persistence else st.none()
     scheduler = draw(st.sampled_from(Scheduler))
     fitting = [flag for flag in SchedulerFlag if flag.scheduler is scheduler]

@@ -486,6 +486,12 @@ FAULTS = {
     f' "flag-1" is not available in this version {FLAGS_OF_ALL}',
     service("mark: 1, family: ipv4, scheduler: sh, flags: port"): "f:1: services[0].flags:"
     f' "port" is not a scheduler flag {FLAGS_OF_ALL}',
+    service(
+        "protocol: tcp, address: 192.0.2.1, port: 80, persistence: {engine: sip}"
+    ): "f:1: services[0].persistence.engine: sip is for udp and mark services, and the service is"
+    " tcp; leave it out",
+    service("mark: 1, family: ipv4, persistence: {engine: h323}"): "f:1: services[0].persistence."
+    'engine: "h323" is not a persistence engine (sip)',
     service("mark: 1, family: ipv4, forward: tunnel"): "f:1: services[0].forward:"
     ' "tunnel" is not available in this version (dr, nat)',
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
@@ -510,7 +516,7 @@ FAULTS = {
     ' "10:00" is not a timeout in whole seconds (1 to 2678400), nor true or false;'
     " YAML reads it as 600",
     service("mark: 1, family: ipv4, persistence: [1]"): "f:1: services[0].persistence:"
-    " a list stands where a mapping belongs, with keys of: timeout, netmask, expiry",
+    " a list stands where a mapping belongs, with keys of: timeout, netmask, expiry, engine",
     service("mark: 1, family: ipv4, persistence: {netmask: 33}"): "f:1: services[0].persistence."
     'netmask: "33" is not an IPv4 netmask (255.255.255.0, or a prefix length of 0 to 32)',
     service("mark: 1, family: ipv6, persistence: {netmask: 0}"): "f:1: services[0].persistence."

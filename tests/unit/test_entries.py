@@ -332,6 +332,8 @@ ENTRY = {
     "backend": "10.0.0.1",
     "expires_in": 10.0,
     "connections": 2,
+    "engine": None,
+    "data": None,
 }
 
 

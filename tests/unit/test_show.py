@@ -112,6 +112,7 @@ def test_a_service_is_a_row_with_its_counters() -> None:
         "persistence": 300,
         "netmask": "255.255.255.0",
         "expiry": "strict",
+        "engine": None,
         "one_packet": False,
         "sloppy_tcp": False,
         "backends": 0,

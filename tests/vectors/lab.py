@@ -295,7 +295,7 @@ def packet(flow: Flow) -> Any:
     lower = layer(src=flow.client[0], dst=flow.virtual[0])
     ports: dict[str, Any] = {"sport": flow.client[1], "dport": flow.virtual[1]}
     if flow.kind.protocol == "udp":
-        return lower / UDP(**ports)
+        return lower / UDP(**ports) / flow.kind.data
     if flow.kind.protocol == "sctp":
         chunk = struct.pack("!BBHI", CHUNKS[flow.kind.what], 0, 8, 0)
         return lower / SCTP(**ports) / chunk

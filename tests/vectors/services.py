@@ -53,6 +53,7 @@ class Service:
     one_packet: bool = False
     servers: tuple[Server, ...] = ()
     forward: str = "dr"
+    engine: str | None = None
 
     @property
     def family(self) -> str:
@@ -146,7 +147,15 @@ def service(node: Node) -> Service:
         netmask(fields.get("netmask"), family),
         "one_packet" in fields and fields["one_packet"].switch(),
         tuple(server(entry, family) for entry in names),
+        engine=engine(fields.get("pe")),
     )
+
+
+def engine(node: Node | None) -> str | None:
+    """A persistence engine: sip is the only one."""
+    if node is not None and node.text() != "sip":
+        raise node.error(f"{node.text()!r} is no persistence engine (sip)")
+    return None if node is None else "sip"
 
 
 def _word(text: str) -> Node:
@@ -254,6 +263,8 @@ def _service_row(service: Service) -> dict[str, Any]:
         row["persistence"] = {"timeout": service.persistent}
         if service.netmask is not None:
             row["persistence"]["netmask"] = service.netmask
+        if service.engine is not None:
+            row["persistence"]["engine"] = service.engine
     if service.one_packet:
         row["one_packet"] = True
     if service.forward != "dr":

@@ -54,7 +54,6 @@ SYSCTLS = {
     *("sloppy_sctp", "secure_tcp", "lblc_expiration", "lblcr_expiration"),
 }
 OWN_MARK = 7
-ENGINE = "needs a persistence engine (sip), which is not built yet"
 
 
 # ------------------------------------------------------------------------------------------- cases
@@ -66,10 +65,6 @@ def timeline(section: str, node: Node, before: dict[str, Case]) -> Case:
     if "id" not in fields:
         raise node.error("a case needs an id")
     name = fields["id"].text()
-    if left := _left(node, fields):
-        for event in fields["events"].entries() if "events" in fields else []:
-            event.fields(EVENT_KEYS)
-        return Case(section, name, left=left)
     services = _services(node, fields)
     marks = (
         tuple(mark_rule(rule) for rule in fields["marks"].entries()) if "marks" in fields else ()
@@ -89,15 +84,6 @@ def _rehearse(services: tuple[Service, ...], steps: list[Step]) -> None:
         if isinstance(step.act, Carry):
             with contextlib.suppress(commands.Refused):
                 services = commands.carried_out(step.act.command, services)
-
-
-def _left(node: Node, fields: dict[str, Node]) -> str:
-    """Why the case is left to later."""
-    described = [fields[key] for key in ("service", "services") if key in fields]
-    each = [n for d in described for n in (d.value if isinstance(d.value, list) else [d])]
-    if any(isinstance(one.value, dict) and "pe" in one.value for one in each):
-        return ENGINE
-    return ""
 
 
 def _is_nat(node: Node) -> bool:

@@ -39,10 +39,11 @@ class End:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a packet is: a protocol with TCP's flags or an SCTP chunk."""
+    """What a packet is: a protocol with TCP's flags or an SCTP chunk, or UDP with data."""
 
     protocol: str
     what: str = ""
+    data: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +179,24 @@ _FLOWS = re.compile(
 )
 
 
+_CALL = re.compile(
+    rf"(?P<client>{END})\s+(?:Call-ID\s+(?P<identity>\S+)|payload without Call-ID)", re.IGNORECASE
+)
+
+
+def _call(identity: str | None) -> Kind:
+    """A datagram of SIP, with this Call-ID or without one."""
+    header = f"Call-ID: {identity}\r\n" if identity else ""
+    return Kind("udp", data=f"INVITE sip:x SIP/2.0\r\n{header}\r\n".encode())
+
+
 def flows(text: str) -> tuple[Flow, ...]:
     """The flows that a phrase sends packets of; ValueError where it is not understood.
 
     What is said to go somewhere without a word on what it is opens a TCP connection.
     """
+    if spoken := _CALL.fullmatch(bare(text)):
+        return (Flow((Packet(_call(spoken["identity"]), end(spoken["client"])),)),)
     whole = bare(text).rstrip(".")
     found = _FLOWS.fullmatch(f"TCP {whole}" if whole.startswith("->") else whole)
     if found is None:
