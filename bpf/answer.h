@@ -196,12 +196,35 @@ static __always_inline bool answer_learn(struct hook_context *ctx, struct packet
 }
 
 /* Has TC send the answer, by the kernel's own neighbour table. */
-static __always_inline int answer_hand_over(struct hook_context *ctx, struct packet *packet)
+static __always_inline int answer_hand_over(struct hook_context *ctx, struct packet *packet,
+					    struct forwarding *forwarding)
 {
-	struct handover handover = { .magic = HANDOVER_MAGIC, .reason = REASON_ANSWERED };
+	struct handover handover = { .magic = HANDOVER_MAGIC,
+				     .reason = REASON_ANSWERED,
+				     .backend = forwarding->backend,
+				     .service = forwarding->service };
 
 	packet->action = HOOK_PASS;
 	return hook_hand_over(ctx, &handover) ? REASON_NO_METADATA : REASON_HANDED_OVER;
+}
+
+/* Sends a packet that is as its client is to get it. */
+static __always_inline int answer_leave(struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct way *way = answer_way(packet);
+	int reason;
+
+	if (forwarding->now >= way->hop.until || !answer_knows(packet, way))
+		if (!answer_learn(ctx, packet, way, forwarding->now))
+			return answer_hand_over(ctx, packet, forwarding);
+	if (!forward_is_plain(packet, &way->hop, forwarding->now))
+		return answer_hand_over(ctx, packet, forwarding);
+	reason = forward_leave(ctx, packet, &way->hop);
+	if (reason)
+		return reason;
+	answer_count(packet, forwarding, 1, packet->bytes);
+	return REASON_ANSWERED;
 }
 
 /* The driver can send the answer where the way leads. */
@@ -263,31 +286,55 @@ static __always_inline int answer_send(struct hook_context *ctx, struct packet *
 	u64 now = forwarding->now;
 
 	if (nat_is_for_kernel(ctx, packet))
-		return answer_hand_over(ctx, packet);
+		return answer_hand_over(ctx, packet, forwarding);
 	if (now >= way->hop.until || !answer_knows(packet, way))
 		if (!answer_learn(ctx, packet, way, now))
-			return answer_hand_over(ctx, packet);
+			return answer_hand_over(ctx, packet, forwarding);
 	if (!forward_is_plain(packet, &way->hop, now))
-		return answer_hand_over(ctx, packet);
+		return answer_hand_over(ctx, packet, forwarding);
 	return answer_transmit(ctx, packet, forwarding, end);
 }
 
 #else
+
+/* Finds the kernel's way to the packet's destination, which has room for it. */
+static __always_inline bool answer_route(struct hook_context *ctx, struct packet *packet,
+					 u32 *ifindex, struct neighbour_parameters *neighbour)
+{
+	u64 address[2];
+	u32 mtu = 0;
+
+	nat_address(packet, false, address);
+	if (packet->ttl < LEAST_TTL || nexthop_way(ctx, packet_is_ipv6(packet), (__be32 *)address,
+						   ifindex, &mtu, neighbour) != FIB_SUCCESS)
+		return false;
+	return !mtu || hook_segment_bytes(ctx, packet->bytes, packet->headers) <= mtu;
+}
+
+/* Sends a packet that is as its client is to get it; nobody is told where it cannot go on. */
+static __always_inline int answer_leave(struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct neighbour_parameters neighbour = {};
+	u32 ifindex = 0;
+
+	if (!answer_route(ctx, packet, &ifindex, &neighbour))
+		return REASON_NO_ROUTE;
+	if (forward_redirect(ctx, packet, ifindex, &neighbour))
+		return REASON_INTERNAL;
+	answer_count(packet, forwarding, 1, packet->bytes);
+	return REASON_ANSWERED;
+}
 
 /* Sends any answer; where it cannot go on, the host tells the backend why, as a router does. */
 static __always_inline int answer_transmit(struct hook_context *ctx, struct packet *packet,
 					   struct forwarding *forwarding, struct end *end)
 {
 	struct neighbour_parameters neighbour = {};
-	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
-	u64 address[2];
+	u32 ifindex = 0, segments = hook_segments(ctx);
 	int reason;
 
-	nat_address(packet, false, address);
-	if (packet->ttl < LEAST_TTL || nexthop_way(ctx, packet_is_ipv6(packet), (__be32 *)address,
-						   &ifindex, &mtu, &neighbour) != FIB_SUCCESS)
-		return REASON_ANSWER_LEFT;
-	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu)
+	if (!answer_route(ctx, packet, &ifindex, &neighbour))
 		return REASON_ANSWER_LEFT;
 	reason = answer_translate(ctx, packet, forwarding, end);
 	if (reason == REASON_OK)

@@ -187,6 +187,25 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->verdict = 0;
 }
 
+/* Each family has its own: of a program for both the verifier would follow their mixtures, too. */
+static __always_inline void entry_call_quote(struct hook_context *ctx, struct packet *packet)
+{
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_QUOTE6);
+	else
+		programs.call(ctx, PROGRAM_QUOTE4);
+}
+
+/* On to the program for errors that quote a flow, with what is of no protocol that is balanced. */
+static __always_inline void entry_quote(struct hook_context *ctx, struct packet *packet)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->seen = 0;
+	entry_call_quote(ctx, packet);
+}
+
 /* Sends an answer, or goes on to the program for answers; REASON_OK for what is none at a glance. */
 static __always_inline int entry_answer(struct hook_context *ctx, struct packet *packet, u64 now,
 					bool concerned)
@@ -217,6 +236,8 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 	bool concerned;
 	u64 now;
 
+	if (reason == REASON_OTHER_PROTOCOL)
+		entry_quote(ctx, packet);
 	if (reason)
 		return exit_with(ctx, reason, packet, 0);
 	if (STOP_AFTER == STAGE_PARSED)
@@ -297,6 +318,18 @@ static __always_inline int entry_finish_answer(struct hook_context *ctx, struct 
 	return exit_with(ctx, REASON_INTERNAL, packet, 0);
 }
 
+/* Finishes an error that quotes a flow: by the program for these. */
+static __always_inline void entry_finish_quote(struct hook_context *ctx, struct packet *packet,
+					       struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	journey->seen = 1;
+	entry_call_quote(ctx, packet);
+}
+
 /* Finishes what XDP handed over. */
 static __always_inline int entry_handed_over(struct hook_context *ctx, struct handover *handover)
 {
@@ -306,11 +339,17 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 					 .reason = handover->reason };
 	struct packet packet = { .cpu = bpf_get_smp_processor_id() };
 	u32 reason = handover->reason, mark = handover->mark;
+	int parsed;
 
 	if (!exit_is_sent(reason) && !exit_is_refusal(reason))
 		return exit_with(ctx, reason, &packet, mark);
 	hook_prepare(ctx);
-	if (packet_parse_ethernet(ctx, &packet) || packet_parse(ctx, &packet))
+	parsed = packet_parse_ethernet(ctx, &packet);
+	if (!parsed)
+		parsed = packet_parse(ctx, &packet);
+	if (parsed == REASON_OTHER_PROTOCOL)
+		entry_finish_quote(ctx, &packet, &forwarding);
+	if (parsed)
 		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
 	if (exit_is_refusal(reason))
 		return entry_refuse(ctx, reason, &packet, mark);

@@ -48,6 +48,7 @@
 #include "icmp.h"
 #include "refuse.h"
 #include "entry.h"
+#include "quote.h"
 #include "connect.h"
 #include "new.h"
 
@@ -299,6 +300,32 @@ int scheduler_twos(struct hook_context *ctx)
 	struct service_config *config = schedule_config(journey);
 
 	return schedule_exit(ctx, journey, schedule_twos(journey, config), SCHEDULER_TWOS);
+}
+
+/* What is of another protocol, once the families have parted: perhaps it quotes a known flow. */
+static __always_inline int quote_exit(struct hook_context *ctx, struct packet *packet)
+{
+	struct journey *journey = maps_journey();
+	int reason = journey->seen ? quote_finish(ctx, packet, &journey->forwarding) :
+				     quote_packet_of(ctx, packet);
+
+	return exit_with(ctx, reason, packet, 0);
+}
+
+int quote_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	return quote_exit(ctx, &packet);
+}
+
+int quote_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	return quote_exit(ctx, &packet);
 }
 
 #if FEATURE_NAT

@@ -88,6 +88,14 @@ static __always_inline void nat_address(struct packet *packet, bool is_source, u
 	}
 }
 
+/* Where the address is in the IP header. */
+static __always_inline u32 nat_address_offset(struct packet *packet, bool is_source)
+{
+	if (packet_is_ipv6(packet))
+		return is_source ? 8 : 24;
+	return is_source ? 12 : 16;
+}
+
 /* SCTP's addresses count in no checksum of its own. */
 static __always_inline bool nat_is_sctp(struct packet *packet)
 {
@@ -168,14 +176,6 @@ static __always_inline int nat_mend(struct hook_context *ctx, struct packet *pac
 static __always_inline bool nat_is_plain(struct hook_context *ctx, struct packet *packet)
 {
 	return true;
-}
-
-/* Where the address is in the IP header. */
-static __always_inline u32 nat_address_offset(struct packet *packet, bool is_source)
-{
-	if (packet_is_ipv6(packet))
-		return is_source ? 8 : 24;
-	return is_source ? 12 : 16;
 }
 
 /* Replaces an address, and mends the checksums by the kernel's helpers: they may be but begun. */

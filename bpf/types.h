@@ -68,6 +68,8 @@ enum program {
 	PROGRAM_MEND = 25,
 	PROGRAM_EGRESS = 26, /* of TC alone */
 	PROGRAM_CALL = 27,
+	PROGRAM_QUOTE4 = 28,
+	PROGRAM_QUOTE6 = 29,
 	PROGRAM_MAX = 32,
 };
 

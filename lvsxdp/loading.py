@@ -48,6 +48,8 @@ STEPS = {
     "known_connection": "known",
     "mark_packet": "rules",
     "refuse_packet": "refuse",
+    "quote_packet4": "quote4",
+    "quote_packet6": "quote6",
     "answer_packet": "answer",
     "mend_packet": "mend",
     "egress_answer": "egress",
