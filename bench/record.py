@@ -23,6 +23,8 @@ TARGETS = {
     "dr_established_16k": (45, 30),
     "dr_established_1m": (110, 85),
     "dr6_established_1": (40, 28),
+    "nat_request_1": (50, 40),
+    "nat_reply_1": (50, 40),
     "new_persistent_hit": (120, 90),
     "new_persistent_miss": (170, 120),
     "not_ours": (25, 15),

@@ -197,7 +197,6 @@ enum backend_flag {
 enum method {
 	METHOD_DR = 0,
 	METHOD_NAT = 1,
-	METHOD_TUNNEL = 2,
 };
 
 enum interface_flag {
@@ -370,9 +369,7 @@ struct backend {
 	/* How it gets new connections; one word, so that they meet it whole. */
 	__be16 port; /* 0: the packet's */
 	u8 method;
-	u8 tunnel;
-	__be16 tunnel_port;
-	u16 tunnel_flags;
+	u8 padding[5];
 };
 
 /* How much a backend carries now; lc, wlc, sed, nq and ovf go by these, and thresholds by the total. */

@@ -33,7 +33,6 @@ class Feature(enum.StrEnum):
     LOCALITY = "locality"
     NAT = "nat"
     SIP = "sip"
-    TUNNEL = "tunnel"
 
     @property
     def define(self) -> str:
