@@ -44,6 +44,8 @@ MEANINGS = {
     "dr_established_16k": "16,384 flows",
     "dr_established_1m": "1,048,576 flows",
     "dr6_established_1": "one flow, IPv6",
+    "nat_request_1": "one flow, to its backend by nat, with another port",
+    "nat_reply_1": "the same flow, back to its client",
     "new_persistent_hit": "new connection, entry found",
     "new_persistent_miss": "new connection, entry made",
     "not_ours": "no service",
