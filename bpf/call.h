@@ -244,6 +244,8 @@ static __always_inline u64 call_key(u64 ports, u64 tag)
 /* The row of a persistence entry's Call-ID. */
 static __always_inline struct call *call_at(u32 table, u64 place)
 {
+	/* verifier of 6.1, where the compiler knows a bound: "register with unbounded min value" */
+	asm volatile("" : "+r"(place));
 	return table == TABLE_PERSISTENCE6 ? ROW(calls6, place) : ROW(calls4, place);
 }
 
