@@ -332,7 +332,8 @@ def test_a_namespace_that_is_not_there_is_named(name: str) -> None:
 def test_persistence_entries_are_listed_deleted_and_flushed(lb: Pair) -> None:
     lb.send(5001)
     (entry,) = lb.read("persistence", "list")
-    assert set(entry) == {"service", "client", "backend", "expires_in", "connections"}
+    kept = {"service", "client", "backend", "expires_in", "connections"}
+    assert set(entry) == {*kept, "engine", "data"}
     assert (entry["service"], entry["client"]) == ("shop", "192.0.2.0/24")
     assert 290 < entry["expires_in"] <= 300
     lb.lvsxdp("persistence", "delete", "shop", "192.0.2.77")
