@@ -11,7 +11,6 @@ from lab import clients, layout, servers
 from lab.topology import PYTHON, Lab
 from tests.e2e.conftest import Balancer, ask, url, wait_for
 from tests.e2e.test_traffic_modes import (
-    CASES,
     SIDES,
     TAKER,
     Side,
@@ -45,7 +44,11 @@ CONFIG = (
 )
 
 
-@pytest.fixture(scope="module", params=CASES, ids=case_name)
+# complete frames in generic and tc mode are met by test_traffic_path_mtu.py
+MODES = [("native", False), ("generic", True), ("tc", True)]
+
+
+@pytest.fixture(scope="module", params=MODES, ids=case_name)
 def case(request: pytest.FixtureRequest) -> tuple[str, bool]:
     mode, offload = request.param
     return str(mode), bool(offload)
