@@ -62,6 +62,14 @@ static __always_inline bool new_is_dropped(struct journey *journey)
 	return false;
 }
 
+/* The packet is one of those that drop_packet counts: what else keeps it, IPVS asks only after this. */
+static __always_inline bool new_may_drop(struct packet *packet, int reason)
+{
+	if (reason == REASON_FTP_NOT_PERSISTENT)
+		return packet_is_opening(packet);
+	return reason == REASON_OK || reason == REASON_SOURCE_PORT_20;
+}
+
 /* The client's entry, if it has one. */
 static __always_inline struct persistence *
 new_find(struct journey *journey, struct service_config *config, struct seat *seat)
@@ -118,8 +126,7 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	if (journey->persistent && !journey->by_call)
 		entry = new_find(journey, config, &seat);
 	new_look(ctx, journey);
-	/* IPVS looks at the port only after this */
-	if ((reason == REASON_OK || reason == REASON_SOURCE_PORT_20) && new_is_dropped(journey))
+	if (new_may_drop(&journey->packet, reason) && new_is_dropped(journey))
 		return REASON_DROP_PACKET;
 	if (reason)
 		return reason;

@@ -194,3 +194,15 @@ def test_drop_packet_takes_clients_with_a_persistence_entry_too(datapath: Datapa
     text = WEB.replace("scheduler: rr", "scheduler: rr, persistence: 60")
     datapath.apply("settings: {drop_packet: 3, am_droprate: 2}\n" + text)
     assert kept(datapath, 4) == [False, True, False, True]
+
+
+def test_drop_packet_counts_what_comes_to_an_ftp_service_by_another_port(
+    datapath: Datapath,
+) -> None:
+    # seen of Linux 6.12.117: a service that is not persistent gets no such packet, and it counts
+    ftp = f"{{protocol: tcp, address: 192.0.2.10, port: 21, scheduler: rr, backends: {THREE}}}"
+    datapath.apply(f"settings: {{drop_packet: 3, am_droprate: 3}}\nservices: [{ftp}]\n")
+    control, data = "192.0.2.10:21", "192.0.2.10:5000"
+    sent = [(2000, control), (2001, data), (2002, data), (2003, control), (2004, control)]
+    found = [datapath.deliver(tcp(f"198.51.100.7:{port}", to)).action for port, to in sent]
+    assert found == ["drop", "pass", "pass", "drop", "redirect"]
