@@ -98,43 +98,55 @@ static __always_inline u32 call_in_space(u32 state, u32 byte)
 	return byte == '\n' && !(state & CALL_CONTINUED) ? before | CALL_FOLDED : CALL_FOUND;
 }
 
-/* One more byte of the Call-ID; IPVS finds none that is longer. */
+/* One more byte of the Call-ID, kept as far as there is room. */
 static __always_inline u32 call_append(struct call_search *search, u32 byte)
 {
 	u8 *text = (u8 *)search->call.words;
 	u32 length = search->length + 1;
 
-	if (length > CALL_MOST_BYTES)
-		return CALL_NONE;
-	text[length & CALL_MOST_BYTES] = byte;
+	if (length <= CALL_MOST_BYTES)
+		text[length & CALL_MOST_BYTES] = byte;
 	search->length = length;
 	search->word++;
 	return CALL_WORD;
 }
 
-/* A word, and perhaps another after @; an empty one is no Call-ID, and the search goes on. */
+/*
+ * An empty word is no Call-ID, and the search begins again: IPVS adds where the value is, from the
+ * datagram's beginning, to where the search began, so that after a second one it leaves bytes out.
+ */
+static __always_inline u32 call_resume(struct call_search *search, u32 byte)
+{
+	search->from += search->value;
+	return search->place < search->from ? CALL_LINE : call_in_line(byte);
+}
+
+/* What a line's end or any other byte makes of the Call-ID before it. */
+static __always_inline u32 call_at_end(struct call_search *search, u32 byte)
+{
+	if (search->length > CALL_MOST_BYTES)
+		return CALL_NONE;
+	return byte == '\r' || byte == '\n' ? CALL_FOUND : CALL_NONE;
+}
+
+/* A word, and perhaps another after @. */
 static __always_inline u32 call_in_word(struct call_search *search, u32 byte)
 {
 	if (call_is_word(byte))
 		return call_append(search, byte);
 	if (byte == '@' && search->word && !search->second) {
 		search->second = 1;
-		if (call_append(search, byte) == CALL_NONE)
-			return CALL_NONE;
+		call_append(search, byte);
 		search->word = 0;
 		return CALL_WORD;
 	}
-	if (!search->word)
-		return call_in_line(byte);
-	return byte == '\r' || byte == '\n' ? CALL_FOUND : CALL_NONE;
+	return search->word ? call_at_end(search, byte) : call_resume(search, byte);
 }
 
 /* Begins a value with its first byte. */
 static __always_inline u32 call_at_value(struct call_search *search, u32 byte)
 {
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < CALL_WORDS; i++)
-		WRITE_ONCE(search->call.words[i], 0);
+	search->value = search->place;
 	search->length = 0;
 	search->word = 0;
 	search->second = 0;
@@ -187,6 +199,7 @@ static __always_inline void call_begin(struct packet *packet)
 
 	search->state = CALL_LINE;
 	search->offset = 0;
+	search->from = 0;
 }
 
 /* Looks at some bytes more; true where that settled it. */
@@ -208,7 +221,9 @@ static __always_inline bool call_look(struct hook_context *ctx, struct packet *p
 		state = READ_ONCE(search->state);
 		if (i >= part || state == CALL_FOUND || state == CALL_NONE)
 			break;
-		WRITE_ONCE(search->state, call_follow(search, state, window[i]));
+		WRITE_ONCE(search->place, search->offset + i);
+		if (search->offset + i >= READ_ONCE(search->from))
+			WRITE_ONCE(search->state, call_follow(search, state, window[i]));
 	}
 	search->offset += CALL_STEP;
 	state = READ_ONCE(search->state);
@@ -220,19 +235,37 @@ static __always_inline bool call_look(struct hook_context *ctx, struct packet *p
 	return true;
 }
 
-/* 40 bits of a hash of the Call-ID that was found, which then has its length before it. */
+/* Writes the Call-ID's length before it, and 0 after it, where a longer one may have been. */
+static __always_inline void call_trim(struct call_search *search)
+{
+	u8 *text = (u8 *)search->call.words;
+	u32 length = search->length;
+
+	text[0] = length;
+#pragma clang loop unroll(disable)
+	for (u32 i = 1; i <= CALL_MOST_BYTES; i++)
+		if (i > length)
+			WRITE_ONCE(text[i], 0);
+}
+
+/*
+ * 40 bits of a hash of the Call-ID that was found; never 0, as other keys have there.  Multiplied
+ * twice: once leaves a word's highest bit where it is, whatever the number, and whoever chooses
+ * Call-IDs could have the next word undo it.
+ */
 static __always_inline u64 call_tag(struct packet *packet)
 {
 	struct call_search *search = call_search_of(packet);
 	u64 hash = HASH_KEY(0);
 
-	*(u8 *)search->call.words = search->length;
+	call_trim(search);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < CALL_WORDS; i++) {
 		hash = (hash ^ READ_ONCE(search->call.words[i])) * (HASH_KEY(6) | 1);
-		hash ^= hash >> 32;
+		hash = (hash ^ hash >> 32) * (HASH_KEY(7) | 1);
+		hash ^= hash >> 29;
 	}
-	return hash >> 24;
+	return hash >> 24 | 1;
 }
 
 /* The last word of a client's key, with the tag in bits that no other engine uses. */

@@ -565,6 +565,10 @@ struct call_search {
 	u32 length; /* of the Call-ID */
 	u32 word; /* of its word, so far */
 	u32 second; /* the word is the one after @ */
+	u32 place; /* in UDP's data: the byte that is looked at, */
+	u32 value; /* where the value begins, */
+	u32 from; /* and where the search does */
+	u32 padding;
 };
 
 /* Words of an ICMP error: its header and what it quotes at most, of IPv6. */

@@ -287,27 +287,27 @@ def persistence(
             _named(part["backend"], names.backend),
             (left / schema.hz).round(1).tolist(),
             _connections(part["counts"]).tolist(),
-            _named(part["service"], lambda number: _engine(names.services.get(number))),
-            _data(part, place, names, calls),
+            *_calls(part, place, calls),
             strict=True,
         )
 
 
-def _engine(service: Service | None) -> str | None:
-    """The persistence engine of a service."""
-    kept = service.persistence if service else None
-    return str(kept.engine) if kept and kept.engine else None
+def _calls(part: Slots, places: Any, calls: Any) -> tuple[Iterator[str | None], ...]:
+    """The engine and the data of each entry: sip and its Call-ID where it is for a call.
+
+    The entry's own key says so (bpf/call.h), whatever its service has by now.
+    """
+    for_call = (part["client_port"] != 0) | part["padding"].any(axis=1)
+    found = [
+        _call_id(calls, place) if is_call and calls is not None else None
+        for is_call, place in zip(for_call.tolist(), places.tolist(), strict=True)
+    ]
+    return ("sip" if data is not None else None for data in found), iter(found)
 
 
-def _data(part: Slots, places: Any, names: Names, calls: Any) -> Iterator[str | None]:
-    """By what else than its address each client is told from others: its Call-ID."""
-    services = part["service"].tolist()
-    for service, place in zip(services, places.tolist(), strict=True):
-        if calls is None or _engine(names.services.get(service)) is None:
-            yield None
-            continue
-        raw = calls[place * CALL_BYTES : (place + 1) * CALL_BYTES]
-        yield raw[1 : 1 + raw[0]].decode("latin-1")
+def _call_id(calls: Any, place: int) -> str:
+    raw = calls[place * CALL_BYTES : (place + 1) * CALL_BYTES]
+    return str(raw[1 : 1 + raw[0]].decode("latin-1"))
 
 
 def _suffix(service: Service | None) -> str:

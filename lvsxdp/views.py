@@ -22,6 +22,7 @@ from lvsxdp import (
 )
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
+from lvsxdp.features import Feature
 from lvsxdp.model import Address, AddressKey, Backend, Config, Service
 from lvsxdp.network import Network
 from lvsxdp.rates import Rates
@@ -46,15 +47,11 @@ def connections(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Ro
 def persistence(balancer: Balancer, wanted: Wanted = ALL) -> Iterator[entries.Row]:
     """Every wanted live persistence entry, as a row of entries.PERSISTENCE."""
     now, known = balancer.clock(), Names(balancer.state)
+    has_calls = Feature.SIP in balancer.state.features
     for table, calls in zip(PERSISTENCE, CALLS, strict=True):
         memory = balancer.map(table).memory()
-        texts = balancer.map(calls).memory() if has_engine(balancer.state.config) else None
+        texts = balancer.map(calls).memory() if has_calls else None
         yield from entries.persistence(balancer.schema, known, table, memory, now, wanted, texts)
-
-
-def has_engine(config: Config) -> bool:
-    """Whether some service has a persistence engine."""
-    return any(s.persistence is not None and s.persistence.engine for s in config.services)
 
 
 def wanted_entries(
