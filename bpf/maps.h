@@ -132,8 +132,8 @@ FLAT_TABLE("array", u32, struct call, calls4, CALL_SLOTS, FLAT_CALLS4)
 FLAT_TABLE("array", u32, struct call, calls6, CALL_SLOTS, FLAT_CALLS6)
 /* A search for a Call-ID on its way; each hook has its row. */
 FLAT_CPU_TABLE("percpu_array", u32, struct call_search, call_searches, 2, FLAT_CALL_SEARCHES)
-/* How many packets may still open something before the setting drop_packet takes one. */
-FLAT_TABLE("array", u32, u64, drop_countdown, 1, FLAT_DROP_COUNTDOWN)
+/* Packets that were to open something since the setting drop_packet got its rate. */
+FLAT_TABLE("array", u32, u64, drop_count, 1, FLAT_DROP_COUNT)
 /* Packets by reason. */
 FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
 /* Interface index -> packets that XDP had sent out of it and the kernel lost; 0: beyond the table. */

@@ -42,24 +42,16 @@ static __always_inline void new_look(struct hook_context *ctx, struct journey *j
 
 /*
  * The setting drop_packet takes one of so many packets that are to open something, the first at once,
- * as IPVS's countdown does; one and the same for all CPUs.
+ * as IPVS's countdown does; one and the same for all CPUs, none of which has to try again.
  */
 static __always_inline bool new_is_dropped(struct journey *journey)
 {
-	u64 rate = *ROW(switches, SWITCH_DROP_RATE), before, after;
-	u64 *countdown = ROW(drop_countdown, 0);
+	u64 rate = *ROW(switches, SWITCH_DROP_RATE);
 
 	if (!rate || journey->counted)
 		return false;
 	journey->counted = 1;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < COUNT_ATTEMPTS; i++) {
-		before = READ_ONCE(*countdown);
-		after = before > 1 ? before - 1 : rate;
-		if (word_change(countdown, before, after))
-			return before <= 1;
-	}
-	return false;
+	return __sync_fetch_and_add(ROW(drop_count, 0), 1) % rate == 0;
 }
 
 /* The packet is one of those that drop_packet counts: what else keeps it, IPVS asks only after this. */

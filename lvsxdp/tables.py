@@ -435,7 +435,7 @@ def _drop_writes(schema: Schema, old: Settings, new: Settings, first: bool) -> I
     """Of how many packets drop_packet takes one; of the first ones the very first."""
     before, after = (each.am_droprate if each.drop_packet else 0 for each in (old, new))
     if first or before != after:
-        yield Store("drop_countdown", 0, 0)
+        yield Store("drop_count", 0, 0)
         yield Store("switches", schema.enums["switch_word"]["drop_rate"], after)
 
 
