@@ -58,6 +58,10 @@
 #ifndef FEATURE_NAT
 #define FEATURE_NAT 1
 #endif
+/* Backends by tunnel. */
+#ifndef FEATURE_TUNNEL
+#define FEATURE_TUNNEL 1
+#endif
 /* The persistence engine sip. */
 #ifndef FEATURE_SIP
 #define FEATURE_SIP 1

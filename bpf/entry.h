@@ -64,6 +64,19 @@ static __always_inline bool entry_is_over(struct packet *packet, struct connecti
 	return true;
 }
 
+/* On to the program for tunnels, with a packet of a known connection. */
+static __always_inline int entry_wrap(struct hook_context *ctx, struct packet *packet,
+				      struct forwarding *forwarding, u64 now)
+{
+	struct journey *journey = maps_journey();
+
+	forwarding->now = now;
+	forwarding->probe_interval = 2 * NEXTHOP_LIFE;
+	journey->mark = 0;
+	journey->settings = 0;
+	return tunnel_call(ctx, packet, forwarding);
+}
+
 /*
  * The fast path: a packet that changes nothing of its connection but times and counters, and whose
  * backend's next hop is known.  REASON_OK where it is any other, which the program for known
@@ -85,11 +98,13 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	lane = CPU_ROW(lanes, packet->cpu, account.backend);
 	if (nat_is_used(account.word) && !nat_is_plain(ctx, packet))
 		return REASON_OK;
-	if (!forward_is_plain(packet, &lane->hop, now))
-		return REASON_OK;
 	forwarding.route = account.word & WORD_ROUTE_MASK;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
+	if (!forward_is_plain(packet, &lane->hop, now))
+		return REASON_OK;
+	if (tunnel_is_used(account.word) && !tunnel_is_plain(packet, &lane->hop, account.backend))
+		return entry_wrap(ctx, packet, &forwarding, now);
 	return forward_transmit(ctx, packet, lane, &forwarding);
 }
 

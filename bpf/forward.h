@@ -1,7 +1,5 @@
 /* Forwarding: every method takes one from the TTL and rewrites the MACs; dr does nothing else. */
 #define LEAST_TTL 2
-#define PLAIN_HEAD sizeof(struct ethhdr)
-#define TAGGED_HEAD (sizeof(struct ethhdr) + sizeof(struct vlan_tag))
 
 /* The end that the packet's connection has at its backend. */
 static __always_inline void forward_end(struct forwarding *forwarding, struct end *end)
@@ -31,18 +29,24 @@ static __always_inline int forward_translate(struct hook_context *ctx, struct pa
 	return REASON_INTERNAL;
 }
 
+/* Counts a packet that goes up, as its backend is this host. */
+static __always_inline int forward_count_here(struct hook_context *ctx, struct packet *packet,
+					      struct lane *lane, struct forwarding *forwarding)
+{
+	u32 segments = hook_segments(ctx);
+
+	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
+			   packet->bytes + (segments - 1) * packet->headers);
+	return REASON_LOCAL_BACKEND;
+}
+
 /* The backend is this host: its packet goes up, to the backend's end where the method says so. */
 static __always_inline int forward_here(struct hook_context *ctx, struct packet *packet,
 					struct lane *lane, struct forwarding *forwarding)
 {
 	int reason = forward_translate(ctx, packet, forwarding);
-	u32 segments = hook_segments(ctx);
 
-	if (reason)
-		return reason;
-	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
-			   packet->bytes + (segments - 1) * packet->headers);
-	return REASON_LOCAL_BACKEND;
+	return reason ? reason : forward_count_here(ctx, packet, lane, forwarding);
 }
 
 #if HOOK_IS_XDP
@@ -91,6 +95,13 @@ static __always_inline int forward_rewrite(struct hook_context *ctx, struct pack
 	return packet_write_ethernet(ctx, hop, packet->type);
 }
 
+/* Has the driver send the packet, which has the hop's head by now. */
+static __always_inline void forward_go(struct packet *packet, struct hop *hop)
+{
+	/* the hop may have been found by a packet of another interface */
+	packet->action = hop->turning == packet->ifindex ? HOOK_TX : bpf_redirect(hop->ifindex, 0);
+}
+
 /* Has the driver send the packet. */
 static __always_inline int forward_leave(struct hook_context *ctx, struct packet *packet,
 					 struct hop *hop)
@@ -98,25 +109,71 @@ static __always_inline int forward_leave(struct hook_context *ctx, struct packet
 	int reason = hop->road == ROAD_TAGGED ? forward_rewrite(ctx, packet, hop, TAGGED_HEAD) :
 						forward_rewrite(ctx, packet, hop, PLAIN_HEAD);
 
-	/* the hop may have been found by a packet of another interface */
 	if (!reason)
-		packet->action = hop->turning == packet->ifindex ? HOOK_TX :
-								   bpf_redirect(hop->ifindex, 0);
+		forward_go(packet, hop);
 	return reason;
 }
 
-/* The same for a backend, which it is counted for. */
+/* The same of a packet that gets another IP header. */
+static __always_inline int forward_leave_wrapped(struct hook_context *ctx, struct packet *packet,
+						 struct hop *hop, u32 id)
+{
+	int reason = hop->road == ROAD_TAGGED ? tunnel_rewrite(ctx, packet, hop, TAGGED_HEAD, id) :
+						tunnel_rewrite(ctx, packet, hop, PLAIN_HEAD, id);
+
+	if (!reason)
+		forward_go(packet, hop);
+	return reason;
+}
+
+/* Counts a packet that was sent to its backend. */
+static __always_inline int forward_count(struct packet *packet, struct lane *lane,
+					 struct forwarding *forwarding)
+{
+	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
+	return forwarding->reason;
+}
+
+/* Sends the packet to its backend; by tunnel, only what is plain. */
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
 {
 	int reason = forward_translate(ctx, packet, forwarding);
 
-	if (reason == REASON_OK)
-		reason = forward_leave(ctx, packet, &lane->hop);
 	if (reason)
 		return reason;
-	stats_count_packet(packet->cpu, forwarding->service, lane, 1, packet->bytes);
-	return forwarding->reason;
+	reason = tunnel_is_used(forwarding->route) ?
+			 forward_leave_wrapped(ctx, packet, &lane->hop, forwarding->backend) :
+			 forward_leave(ctx, packet, &lane->hop);
+	return reason ? reason : forward_count(packet, lane, forwarding);
+}
+
+/*
+ * REASON_OK where XDP is to send the packet, of so many bytes on the road, by the lane's hop;
+ * REASON_LOCAL_BACKEND where it is to go up.
+ */
+static __always_inline int forward_settle(struct hook_context *ctx, struct packet *packet,
+					  struct lane *lane, struct forwarding *forwarding,
+					  u64 bytes)
+{
+	struct hop *hop = &lane->hop;
+	bool fresh = false;
+	int reason;
+
+	if (forwarding->now >= hop->until) {
+		reason = nexthop_resolve(ctx, hop, forwarding->backend, forwarding->now);
+		if (reason)
+			return reason;
+		fresh = true;
+	}
+	/* generic XDP sees frames that TC will have cut to size again: only TC can tell */
+	if (hop->road == ROAD_TC || bytes > hop->mtu)
+		return forward_hand_over(ctx, packet, forwarding);
+	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
+		if (nexthop_is_probe_due(ROW(nexthop_probes, forwarding->backend), forwarding->now,
+					 forwarding->probe_interval))
+			return forward_hand_over(ctx, packet, forwarding);
+	return REASON_OK;
 }
 
 /* Sends the packet to a backend; counted here, or by TC where it takes the kernel's road. */
@@ -124,30 +181,18 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 					struct forwarding *forwarding)
 {
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
-	struct hop *hop = &lane->hop;
-	bool fresh = false;
 	int reason;
 
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
+	if (tunnel_is_used(forwarding->route))
+		return tunnel_call(ctx, packet, forwarding);
 	if (nat_is_used(forwarding->route) && nat_is_for_kernel(ctx, packet))
 		return forward_hand_over(ctx, packet, forwarding);
-	if (forwarding->now >= hop->until) {
-		reason = nexthop_resolve(ctx, hop, forwarding->backend, forwarding->now);
-		if (reason == REASON_LOCAL_BACKEND)
-			return forward_here(ctx, packet, lane, forwarding);
-		if (reason)
-			return reason;
-		fresh = true;
-	}
-	/* generic XDP sees frames that TC will have cut to size again: only TC can tell */
-	if (hop->road == ROAD_TC || packet->bytes > hop->mtu)
-		return forward_hand_over(ctx, packet, forwarding);
-	if (fresh || forwarding->probe_interval == NEXTHOP_LIFE)
-		if (nexthop_is_probe_due(ROW(nexthop_probes, forwarding->backend), forwarding->now,
-					 forwarding->probe_interval))
-			return forward_hand_over(ctx, packet, forwarding);
-	return forward_transmit(ctx, packet, lane, forwarding);
+	reason = forward_settle(ctx, packet, lane, forwarding, packet->bytes);
+	if (reason == REASON_LOCAL_BACKEND)
+		return forward_here(ctx, packet, lane, forwarding);
+	return reason ? reason : forward_transmit(ctx, packet, lane, forwarding);
 }
 
 #else
@@ -180,6 +225,29 @@ static __always_inline bool forward_is_plain(struct packet *packet, struct hop *
 	return true;
 }
 
+/* The packet is larger than the road takes, for which it grows by so many bytes. */
+static __always_inline bool forward_is_too_big(struct hook_context *ctx, struct packet *packet,
+					       u32 mtu, u32 more)
+{
+	u32 least = packet_is_ipv6(packet) ? IPV6_LEAST_MTU : IPV4_LEAST_MTU;
+
+	if (!mtu || hook_segment_bytes(ctx, packet->bytes, packet->headers) + more <= mtu)
+		return false;
+	/* of a road that takes less than the least its sender is not told */
+	packet->mtu = !more || mtu >= more + least ? mtu - more : 0;
+	return true;
+}
+
+/* Counts a packet that was sent to its backend. */
+static __always_inline int forward_count(struct hook_context *ctx, struct packet *packet,
+					 struct lane *lane, struct forwarding *forwarding,
+					 u32 segments)
+{
+	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
+			   packet->bytes + (segments - 1) * packet->headers);
+	return forwarding->reason;
+}
+
 /* Sends the packet to a backend. */
 static __always_inline int forward_transmit(struct hook_context *ctx, struct packet *packet,
 					    struct lane *lane, struct forwarding *forwarding)
@@ -190,23 +258,19 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
+	if (tunnel_is_used(forwarding->route))
+		return tunnel_call(ctx, packet, forwarding);
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
 	if (reason == REASON_LOCAL_BACKEND)
 		return forward_here(ctx, packet, lane, forwarding);
 	if (reason)
 		return reason;
-	if (mtu && hook_segment_bytes(ctx, packet->bytes, packet->headers) > mtu) {
-		packet->mtu = mtu;
+	if (forward_is_too_big(ctx, packet, mtu, 0))
 		return REASON_TOO_BIG;
-	}
 	reason = forward_translate(ctx, packet, forwarding);
 	if (reason == REASON_OK)
 		reason = forward_redirect(ctx, packet, ifindex, &neighbour);
-	if (reason)
-		return reason;
-	stats_count_packet(packet->cpu, forwarding->service, lane, segments,
-			   packet->bytes + (segments - 1) * packet->headers);
-	return forwarding->reason;
+	return reason ? reason : forward_count(ctx, packet, lane, forwarding, segments);
 }
 
 /* Sends the packet to a backend. */

@@ -15,7 +15,6 @@
 /* The type of service of network control, with the packet's own below the precedence. */
 #define ICMP4_PRECEDENCE 0xc0
 #define ICMP4_SERVICE 0x1e
-#define IPV4_DO_NOT_FRAGMENT bpf_htons(0x4000)
 
 /* What a message begins with, as on the wire. */
 struct icmp_error {
@@ -174,6 +173,8 @@ static __always_inline int icmp_answer(struct hook_context *ctx, struct packet *
 	struct icmp_error error = {};
 	u64 sum = 0;
 
+	if (reason == REASON_TOO_BIG && !packet->mtu)
+		return -1;
 	if (!icmp_has_ends(packet) || !icmp_may_answer(refusal, clock_now()))
 		return -1;
 	if (icmp_copy(ctx, packet, refusal, quote) || icmp_is_to_fragment(packet, refusal, reason))

@@ -112,5 +112,7 @@ struct journey {
 	u64 live[4]; /* words that may have a rule that fits in all dimensions, by the summaries */
 	u32 asked; /* these are known */
 	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
+	u32 summed; /* by a tunnel with a checksum: the packet's sum is known */
+	u64 sum;
 	u32 one_packet; /* scheduled for itself alone: no connection comes of it */
 };

@@ -41,10 +41,13 @@
 #include "schedule_lblcr.h"
 #include "nexthop.h"
 #include "classify.h"
+#include "sum.h"
 #include "nat.h"
+#include "tunnel.h"
 #include "forward.h"
 #include "answer.h"
 #include "exit.h"
+#include "wrap.h"
 #include "icmp.h"
 #include "refuse.h"
 #include "entry.h"
@@ -327,6 +330,36 @@ int quote_packet6(struct hook_context *ctx)
 	packet.type = ETHERNET_IPV6;
 	return quote_exit(ctx, &packet);
 }
+
+#if FEATURE_TUNNEL
+
+/* The programs for packets to a backend by tunnel, of each family. */
+int wrap_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	return wrap_exit(ctx, &packet);
+}
+
+int wrap_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	return wrap_exit(ctx, &packet);
+}
+
+/* The program that sums up a packet whose tunnel wants that; back to the one for tunnels. */
+int sum_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+
+	wrap_sum_up(ctx, journey);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->mark);
+}
+
+#endif
 
 #if FEATURE_NAT
 

@@ -63,6 +63,8 @@ FLAT_TABLE("array", u32, u16, slots, SLOT_CAPACITY, FLAT_SLOTS)
 FLAT_TABLE("array", u32, u32, member_places, 2 * BACKEND_CAPACITY, FLAT_MEMBER_PLACES)
 /* Backend id -> backend. */
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
+/* Backend id -> how its packets are wrapped, of backends by tunnel. */
+FLAT_TABLE("array", u32, struct tunnel, tunnels, BACKEND_CAPACITY, FLAT_TUNNELS)
 /* Backend id -> its thresholds, and whether it is overloaded, which the data plane notes: limit.h. */
 FLAT_TABLE("array", u32, u64, limits, BACKEND_CAPACITY, FLAT_LIMITS)
 /* Mark rules: the set in use in one half, the next one written to the other. */

@@ -21,10 +21,6 @@
 #define CRC_BYTES_16384 0xbf455269
 #define CRC_BYTES_32768 0xe2ea32dc
 
-/* Bytes that are summed up at a time, and how often at most: more than the longest frame has. */
-#define NAT_SUM_PART 512
-#define NAT_SUM_PARTS 32
-
 static __always_inline bool nat_is_used(u64 route)
 {
 	return FEATURE_NAT && route_method(route) == METHOD_NAT;
@@ -198,29 +194,6 @@ static __always_inline int nat_replace_address(struct hook_context *ctx, struct 
 	return bpf_skb_store_bytes(ctx, place, to->address, 4, 0) ? REASON_INTERNAL : REASON_OK;
 }
 
-/* The sum of so many bytes of the frame from an offset on, added to one; below 0: they cannot be read. */
-static __always_inline s64 nat_sum_of(struct hook_context *ctx, struct packet *packet, u32 offset,
-				      u64 bytes, s64 sum)
-{
-	u8 *scratch = (void *)CPU_ROW(refusals, packet->cpu, HOOK_IS_XDP)->message;
-	u64 part;
-
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < NAT_SUM_PARTS; i++) {
-		if (!bytes)
-			break;
-		part = bytes < NAT_SUM_PART ? bytes : NAT_SUM_PART;
-		/* what is missing of the last four bytes counts as 0 */
-		*(u32 *)(scratch + (part & NAT_SUM_PART - 4)) = 0;
-		if (hook_load(ctx, offset, scratch, part, NAT_SUM_PART))
-			return -1;
-		sum = bpf_csum_diff(NULL, 0, (void *)scratch, part + 3 & NAT_SUM_PART * 2 - 4, sum);
-		offset += part;
-		bytes -= part;
-	}
-	return bytes ? -1 : sum;
-}
-
 /* Gives UDP without a checksum a real one, as IPVS does. */
 static __always_inline int nat_fill_sum(struct hook_context *ctx, struct packet *packet)
 {
@@ -229,10 +202,10 @@ static __always_inline int nat_fill_sum(struct hook_context *ctx, struct packet 
 	s64 sum = bpf_htons(bytes) + bpf_htons(IPPROTO_UDP);
 	u16 check;
 
-	sum = nat_sum_of(ctx, packet, packet->ip_offset + nat_address_offset(packet, true),
-			 packet_is_ipv6(packet) ? 32 : 8, sum);
+	sum = sum_of(ctx, packet, packet->ip_offset + nat_address_offset(packet, true),
+		     packet_is_ipv6(packet) ? 32 : 8, sum);
 	if (sum >= 0)
-		sum = nat_sum_of(ctx, packet, transport, bytes, sum);
+		sum = sum_of(ctx, packet, transport, bytes, sum);
 	if (sum < 0)
 		return REASON_INTERNAL;
 	check = ~checksum_fold(sum);

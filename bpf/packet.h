@@ -2,6 +2,7 @@
 #define ETHERNET_IPV4 bpf_htons(ETH_P_IP)
 #define ETHERNET_IPV6 bpf_htons(ETH_P_IPV6)
 #define IPV4_FRAGMENT bpf_htons(0x3fff)
+#define IPV4_DO_NOT_FRAGMENT bpf_htons(0x4000)
 #define IPV6_EXTENSIONS 6
 
 #define TCP_FIN 1
@@ -9,6 +10,9 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+/* What is before the IP packet on its road out, without a tag and with one. */
+#define PLAIN_HEAD sizeof(struct ethhdr)
+#define TAGGED_HEAD (sizeof(struct ethhdr) + sizeof(struct vlan_tag))
 /* How far into a frame headers are looked at. */
 #define PACKET_REACH 0xfff
 /* Where the checksums are in their headers. */

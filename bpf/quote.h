@@ -237,13 +237,13 @@ static __always_inline int quote_forward(struct hook_context *ctx, struct packet
 		return REASON_OTHER_PROTOCOL;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
+	forwarding.route = account.word & WORD_ROUTE_MASK;
 	if (nat_is_used(account.word)) {
-		forwarding.route = account.word & WORD_ROUTE_MASK;
 		forward_end(&forwarding, &end);
 		quote_replace(ctx, packet, quote, false, &end);
+		/* the packet is as it has to be by now */
+		forwarding.route = 0;
 	}
-	/* the packet is as it has to be by now */
-	forwarding.route = 0;
 	return forward_send(ctx, packet, &forwarding);
 }
 
@@ -311,6 +311,7 @@ static __always_inline int quote_finish(struct hook_context *ctx, struct packet 
 
 	if (!quote_read(ctx, packet, &quote))
 		return REASON_INTERNAL;
+	quote_key(packet, &quote);
 	if (forwarding->reason != REASON_ANSWERED)
 		return forward_send(ctx, packet, forwarding);
 	if (packet_is_ipv6(packet)) {

@@ -70,7 +70,10 @@ enum program {
 	PROGRAM_CALL = 27,
 	PROGRAM_QUOTE4 = 28,
 	PROGRAM_QUOTE6 = 29,
-	PROGRAM_MAX = 32,
+	PROGRAM_TUNNEL4 = 30,
+	PROGRAM_TUNNEL6 = 31,
+	PROGRAM_SUM = 32,
+	PROGRAM_MAX = 64,
 };
 
 /*
@@ -197,6 +200,17 @@ enum backend_flag {
 enum method {
 	METHOD_DR = 0,
 	METHOD_NAT = 1,
+	METHOD_TUNNEL = 2,
+};
+
+enum tunnel_type {
+	TUNNEL_TYPE_IPIP = 0,
+	TUNNEL_TYPE_GUE = 1,
+	TUNNEL_TYPE_GRE = 2,
+};
+
+enum tunnel_flag {
+	TUNNEL_CHECKSUM = 1, /* gue and gre: the outer header has a checksum */
 };
 
 enum interface_flag {
@@ -370,6 +384,22 @@ struct backend {
 	__be16 port; /* 0: the packet's */
 	u8 method;
 	u8 padding[5];
+};
+
+/* What packets to a backend by tunnel are put into; one word, so that they meet it whole. */
+struct tunnel_options {
+	__be16 port; /* gue: where it listens */
+	u8 type;
+	u8 flags;
+	u16 first_port; /* gue: the outer source ports are these, */
+	u16 ports; /* and so many */
+};
+
+/* The same with the source of the outer header.  Connections follow its changes. */
+struct tunnel {
+	__be32 source[4]; /* 0: nothing is known to lead to the backend */
+	u64 options;
+	u64 padding;
 };
 
 /* How much a backend carries now; lc, wlc, sed, nq and ovf go by these, and thresholds by the total. */
@@ -724,6 +754,7 @@ enum flat {
 	FLAT_BACKEND_ANSWERS = 53,
 	FLAT_SERVICE_ANSWERS = 54,
 	FLAT_DROP_COUNT = 55,
+	FLAT_TUNNELS = 56,
 	FLAT_CALLS4 = 60,
 	FLAT_CALLS6 = 61,
 	FLAT_CALL_SEARCHES = 62,

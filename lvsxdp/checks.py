@@ -16,6 +16,7 @@ from lvsxdp.model import (
     Config,
     Family,
     Features,
+    Forward,
     MarkKey,
     MarkRule,
     Network,
@@ -24,9 +25,18 @@ from lvsxdp.model import (
     Service,
     ServiceKey,
     Settings,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
 )
 
 Finding = tuple[str, str]  # a place, and what is wrong there and what would be right
+
+CHECKSUMS = {
+    TunnelType.IPIP: (TunnelChecksum.NOCSUM,),
+    TunnelType.GRE: (TunnelChecksum.NOCSUM, TunnelChecksum.CSUM),
+    TunnelType.GUE: tuple(TunnelChecksum),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,9 +190,11 @@ def _scheduler_faults(place: str, service: Service) -> Iterator[Finding]:
 
 def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[Finding]:
     family = Family.of(backend.address)
-    if family is not service.family:
+    if family is not service.family and backend.forward is not Forward.TUNNEL:
         what = f"{backend.address} is {family} and the service is {service.family}"
         yield f"{place}.address", f"{what}; each family is a service of its own"
+    for key, fault in _tunnel_faults(backend):
+        yield f"{place}.tunnel{key}", fault
     upper, lower = backend.upper_threshold, backend.lower_threshold
     if lower > upper:
         what = f"{lower} is above upper_threshold ({upper or 'none'})"
@@ -197,6 +209,25 @@ def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[
     else:
         return
     yield f"{place}.port", f"{what}, which {backend.forward} cannot change; leave port out"
+
+
+def _tunnel_faults(backend: Backend) -> Iterator[Finding]:
+    """Keys of `tunnel`, each with what is wrong with it."""
+    tunnel, family = backend.tunnel, Family.of(backend.address)
+    if backend.forward is not Forward.TUNNEL:
+        if tunnel != Tunnel():
+            yield "", f"is for forward: tunnel, and the method is {backend.forward}; leave it out"
+        return
+    if tunnel.type is TunnelType.GUE and tunnel.port is None:
+        yield ".port", "gue needs the UDP port on which the backend listens for it; give port"
+    if tunnel.type is not TunnelType.GUE and tunnel.port is not None:
+        yield ".port", f"is for type: gue, and the type is {tunnel.type}; leave it out"
+    if tunnel.checksum not in CHECKSUMS[tunnel.type]:
+        known = ", ".join(CHECKSUMS[tunnel.type])
+        yield ".checksum", f"{tunnel.type} has no {tunnel.checksum}; it has {known}"
+    if tunnel.source is not None and Family.of(tunnel.source) is not family:
+        what = f"{tunnel.source} is {Family.of(tunnel.source)}, and the backend is {family}"
+        yield ".source", f"{what}; give an address of this host of the backend's family"
 
 
 def _repeats(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from lvsxdp.document import (
 )
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
+    AUTO,
     DEFAULT_PERSISTENCE,
     MAX_CAPACITY,
     Address,
@@ -43,6 +44,8 @@ from lvsxdp.model import (
     Service,
     ServiceKey,
     Settings,
+    Tunnel,
+    TunnelChecksum,
 )
 from lvsxdp.names import find_backend, find_service, parse_backend_name, parse_service_key
 from lvsxdp.scalars import full_netmask, parse_netmask, parse_weight
@@ -62,11 +65,14 @@ __all__ = [
 _TOP_KEYS = ("interfaces", "marks", "services", "settings", "capacity", "features")
 _SERVICE_KEYS = (
     "name", "mark", "family", "protocol", "address", "port",
-    "scheduler", "flags", "persistence", "forward", "one_packet", "sloppy_tcp", "backends",
+    "scheduler", "flags", "persistence", "forward", "tunnel", "one_packet", "sloppy_tcp",
+    "backends",
 )  # fmt: skip
 _BACKEND_KEYS = (
-    "address", "port", "weight", "upper_threshold", "lower_threshold", "forward", "draining",
+    "address", "port", "weight", "upper_threshold", "lower_threshold", "forward", "tunnel",
+    "draining",
 )  # fmt: skip
+_TUNNEL_KEYS = ("type", "port", "checksum", "source")
 _PERSISTENCE_KEYS = ("timeout", "netmask", "expiry", "engine")
 
 
@@ -236,9 +242,17 @@ def _read_service(item: Item) -> Placed | None:
     if fields is None:
         return None
     forward = value_of(fields, "forward", scalars.parse_forward, Forward.DR)
+    tunnel = _read_tunnel(fields.get("tunnel"), Tunnel())
     entries = items_of(fields.get("backends"))
-    read = [(entry.place, _read_backend(entry, forward)) for entry in entries]
+    read = [(entry.place, _read_backend(entry, forward, tunnel)) for entry in entries]
     backends = [(place, backend) for place, backend in read if backend is not None]
+    is_tunnel = forward is Forward.TUNNEL
+    if (
+        "tunnel" in fields
+        and not is_tunnel
+        and all(b.forward is not Forward.TUNNEL for _, b in backends)
+    ):
+        fields["tunnel"].fault("no backend has forward: tunnel; give that, or leave tunnel out")
     key = _read_service_key(item, fields, [backend for _, backend in backends])
     family = key.family if key is not None else _family_of(backend for _, backend in backends)
     service = Service(
@@ -260,7 +274,12 @@ def _with_rows(placed: Placed | None, rows: pieces.Rows | None) -> Placed | None
         return placed
     (first,) = placed.service.backends
     more = tuple(
-        Backend(scalars.parse_host(address), weight=int(weight or 1), forward=first.forward)
+        Backend(
+            scalars.parse_host(address),
+            weight=int(weight or 1),
+            forward=first.forward,
+            tunnel=first.tunnel,
+        )
         for address, weight in rows.backends[1:]
     )
     places = tuple(f"{placed.place}.backends[{n}]" for n in range(len(rows.backends)))
@@ -349,21 +368,43 @@ def _read_persistence(item: Item | None, family: Family | None) -> Persistence |
     )
 
 
-def _read_backend(item: Item, forward: Forward) -> Backend | None:
+def _read_tunnel(item: Item | None, default: Tunnel) -> Tunnel:
+    """What a type's name or a mapping asks for, beside what the service says."""
+    if item is None:
+        return default
+    if is_scalar(item):
+        kind = scalar(item, scalars.parse_tunnel_type, TEXT)
+        return default.with_options({"type": kind} if kind else {})
+    fields = fields_of(item, _TUNNEL_KEYS) or {}
+    automatic: Address | str = AUTO
+    given = {
+        "type": value_of(fields, "type", scalars.parse_tunnel_type, default.type),
+        "port": value_of(fields, "port", scalars.parse_port, None, NUMBER),
+        "checksum": value_of(
+            fields, "checksum", scalars.parse_tunnel_checksum, TunnelChecksum.NOCSUM
+        ),
+        "source": value_of(fields, "source", scalars.parse_tunnel_source, automatic),
+    }
+    return default.with_options({key: given[key] for key in ("type", *fields)})
+
+
+def _read_backend(item: Item, forward: Forward, tunnel: Tunnel) -> Backend | None:
     fields = fields_of(item, _BACKEND_KEYS)
     if fields is None:
         return None
     if "address" not in fields:
         item.fault("a backend needs an address")
     address = value_of(fields, "address", scalars.parse_host, None)
+    method = value_of(fields, "forward", scalars.parse_forward, forward)
     backend = Backend(
         address=address or full_netmask(Family.IPV4),
         port=value_of(fields, "port", scalars.parse_port, None, NUMBER),
         weight=value_of(fields, "weight", parse_weight, 1, NUMBER),
-        forward=value_of(fields, "forward", scalars.parse_forward, forward),
+        forward=method,
         draining=value_of(fields, "draining", scalars.parse_switch, False, SWITCH),
         upper_threshold=value_of(fields, "upper_threshold", scalars.parse_threshold, 0, NUMBER),
         lower_threshold=value_of(fields, "lower_threshold", scalars.parse_threshold, 0, NUMBER),
+        tunnel=_read_tunnel(fields.get("tunnel"), tunnel if method is Forward.TUNNEL else Tunnel()),
     )
     return backend if address is not None else None
 

@@ -24,12 +24,13 @@ from lvsxdp import (
     records,
     state,
     tables,
+    tunnels,
 )
 from lvsxdp.book import ServicePlace
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
 from lvsxdp.maps import Map
-from lvsxdp.model import Config, Family, Service
+from lvsxdp.model import Config, Family, Forward, Service
 from lvsxdp.network import Network
 from lvsxdp.scheduling import Cursor
 from lvsxdp.state import Folders, State
@@ -202,7 +203,10 @@ class Balancer:
             # an edit that brings nothing that the network matters to does without
             self.follow_network(net)
         names = {name: index for index, name in socket.if_nameindex()}
-        host = Host(names, self._cursor, self._cursor_generation, unprivileged_port())
+        host = Host(
+            *(names, self._cursor, self._cursor_generation, unprivileged_port()),
+            tunnels.cached(net.source),
+        )
         if self.missing(new):
             self._widen(new, net, host)
         known, book = self.state, self.state.book.copy()
@@ -358,16 +362,31 @@ class Balancer:
         for key in present - wanted:
             target.delete(key)
 
+    def write_sources(self, net: Network) -> None:
+        """Has tunnels follow the address that the routes choose for each."""
+        layout, rows = self.schema.values["tunnels"], self.map("tunnels")
+        start, source = layout.fields["source"].offset, tunnels.cached(net.source)
+        for service, backend in tunnels.following(self.state.config):
+            found, place = source(backend.address), self.state.book.services[str(service.key)]
+            index = place.backends[str(backend)].id
+            known = rows.look_up(records.number(index)) or b""
+            wanted = layout.encode(source=records.wire_address(found) if found else 0)
+            if known[start : start + 16] != wanted[start : start + 16]:
+                rows.write(index * layout.size + start, wanted[start : start + 16])
+
     def write_routes(self, net: Network) -> None:
-        """Notes backends' routes in their rows where the kernel's FIB does not answer XDP."""
+        """Notes what the routes say of backends and the kernel's FIB does not tell XDP."""
+        self.write_sources(net)
         layout = self.schema.values["backends"]
         target = self.map("backends")
         answered = {family for family in Family if network.sysctl(lo_forwarding(family)) == "1"}
         for service in self.state.config.services:
-            if service.family in answered:
+            if service.family in answered and Forward.TUNNEL not in service.forwards:
                 continue
             places = self.state.book.services[str(service.key)].backends
             for backend in service.backends:
+                if Family.of(backend.address) in answered:
+                    continue
                 route = net.route(backend.address)
                 key = records.number(places[str(backend)].id)
                 row = bytearray(target.look_up(key) or b"")

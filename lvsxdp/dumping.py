@@ -23,6 +23,8 @@ from lvsxdp.model import (
     Scheduler,
     Service,
     Settings,
+    Tunnel,
+    TunnelChecksum,
 )
 from lvsxdp.scalars import full_netmask
 
@@ -85,7 +87,8 @@ def _key_tree(service: Service) -> dict[str, object]:
     if isinstance(key, AddressKey):
         port = "any" if key.port == ANY_PORT else key.port
         return {"protocol": str(key.protocol), "address": str(key.address), "port": port}
-    if key.family is Family.IPV4 and service.backends:
+    families = {Family.of(backend.address) for backend in service.backends}
+    if key.family is Family.IPV4 and families == {Family.IPV4}:
         return {"mark": key.mark}
     return {"mark": key.mark, "family": str(key.family)}
 
@@ -114,6 +117,19 @@ def _backend_row(backend: Backend) -> FlowMapping:
         row["lower_threshold"] = backend.lower_threshold
     if backend.forward is not Forward.DR:
         row["forward"] = str(backend.forward)
+    if backend.tunnel != Tunnel():
+        row["tunnel"] = _tunnel_row(backend.tunnel)
     if backend.draining:
         row["draining"] = True
+    return row
+
+
+def _tunnel_row(tunnel: Tunnel) -> FlowMapping:
+    row = FlowMapping(type=str(tunnel.type))
+    if tunnel.port is not None:
+        row["port"] = tunnel.port
+    if tunnel.checksum is not TunnelChecksum.NOCSUM:
+        row["checksum"] = str(tunnel.checksum)
+    if tunnel.source is not None:
+        row["source"] = str(tunnel.source)
     return row

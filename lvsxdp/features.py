@@ -33,6 +33,7 @@ class Feature(enum.StrEnum):
     LOCALITY = "locality"
     NAT = "nat"
     SIP = "sip"
+    TUNNEL = "tunnel"
 
     @property
     def define(self) -> str:
@@ -41,6 +42,7 @@ class Feature(enum.StrEnum):
 
 
 EVERY = frozenset(Feature)
+METHODS = {Forward.NAT: Feature.NAT, Forward.TUNNEL: Feature.TUNNEL}
 
 
 def features_of(config: Config) -> frozenset[Feature]:
@@ -59,8 +61,9 @@ def features_of(config: Config) -> frozenset[Feature]:
         found.add(Feature.LOCALITY)
     if any(service.persistence and service.persistence.engine for service in config.services):
         found.add(Feature.SIP)
-    if any(Forward.NAT in service.forwards for service in config.services):
-        found.add(Feature.NAT)
+    for method, feature in METHODS.items():
+        if any(method in service.forwards for service in config.services):
+            found.add(feature)
     return frozenset(found)
 
 

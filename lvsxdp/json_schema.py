@@ -21,6 +21,8 @@ from lvsxdp.model import (
     Protocol,
     Scheduler,
     SchedulerFlag,
+    TunnelChecksum,
+    TunnelType,
 )
 from lvsxdp.scalars import MAX_INTERFACE, MAX_PORT, MAX_VLAN
 from lvsxdp.setting import OFF_OR_ALWAYS, SETTINGS, Setting
@@ -161,6 +163,7 @@ def _service() -> Schema:
                 _persistence(),
             ),
             "forward": _about("How packets reach its backends.", _choice(Forward)),
+            "tunnel": _about("How its backends by tunnel get packets.", _tunnel()),
             "one_packet": _about(
                 "Every UDP packet gets a backend by itself; for udp and mark services.", SWITCH
             ),
@@ -200,9 +203,26 @@ def _persistence() -> Schema:
     return {"anyOf": [{"enum": SWITCHES}, timeout, whole]}
 
 
+def _tunnel() -> Schema:
+    whole = _mapping(
+        {
+            "type": _about("What a packet is put into; by default ipip.", _choice(TunnelType)),
+            "port": _about("Of gue: the backend's UDP port.", _whole(1, MAX_PORT)),
+            "checksum": _about(
+                "Of gue and gre; by default nocsum, and remcsum is csum.", _choice(TunnelChecksum)
+            ),
+            "source": _about(
+                "The outer header's source, of the backend's family; auto: as the routes say.",
+                {"anyOf": [HOST, {"const": "auto"}]},
+            ),
+        }
+    )
+    return {"anyOf": [_choice(TunnelType), whole]}
+
+
 def _backend() -> Schema:
     fields = {
-        "address": _about("An address of the service's family.", HOST),
+        "address": _about("An address of the service's family, or by tunnel of any.", HOST),
         "port": _about("Only where it is the service's own.", _whole(1, MAX_PORT)),
         "weight": _about("Its share; 0 takes no new clients. By default 1.", _whole(0, MAX_WEIGHT)),
         "upper_threshold": _about(
@@ -216,6 +236,7 @@ def _backend() -> Schema:
         "forward": _about(
             "How packets reach it; by default as the service says.", _choice(Forward)
         ),
+        "tunnel": _about("How it gets packets by tunnel; the rest as the service says.", _tunnel()),
         "draining": _about("Whether it gets no new connections at all.", SWITCH),
     }
     return _mapping(fields, ("address",))

@@ -54,6 +54,9 @@ STEPS = {
     "mend_packet": "mend",
     "egress_answer": "egress",
     "find_call": "call",
+    "wrap_packet4": "tunnel4",
+    "wrap_packet6": "tunnel6",
+    "sum_packet": "sum",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"

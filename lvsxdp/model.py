@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ANY_PORT = 0
+# As a tunnel's source: what the routes say.
+AUTO = "auto"
 FTP_PORT = 21
 DEFAULT_PERSISTENCE = 360
 # Seconds that lblc and lblcr keep a destination which nobody asks for.
@@ -78,11 +81,55 @@ class Forward(enum.StrEnum):
 
     DR = "dr"
     NAT = "nat"
+    TUNNEL = "tunnel"
 
     @property
     def may_change_port(self) -> bool:
         """Whether a backend may have another port than its service."""
         return self is Forward.NAT
+
+
+class TunnelType(enum.StrEnum):
+    """What a packet to a backend by tunnel is put into, by ipvsadm's names."""
+
+    IPIP = "ipip"
+    GUE = "gue"
+    GRE = "gre"
+
+
+class TunnelChecksum(enum.StrEnum):
+    """Whether gue's or gre's header has a checksum, by ipvsadm's names.
+
+    remcsum, of gue, is csum here: IPVS's own packets differ only where a checksum is still to be
+    filled in by a network card.
+    """
+
+    NOCSUM = "nocsum"
+    CSUM = "csum"
+    REMCSUM = "remcsum"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How packets to a backend by tunnel are wrapped.
+
+    `port` is where the backend listens for gue.  Without `source` the outer header has the address
+    that this host's routes choose for the backend.
+    """
+
+    type: TunnelType = TunnelType.IPIP
+    port: int | None = None
+    checksum: TunnelChecksum = TunnelChecksum.NOCSUM
+    source: Address | None = None
+
+    def with_options(self, given: Mapping[str, Any]) -> Tunnel:
+        """The same with other options; of another type, port and checksum begin anew."""
+        kept, options = self, dict(given)
+        if options.get("type", self.type) is not self.type:
+            kept = Tunnel(source=self.source)
+        if options.get("source") == AUTO:
+            options["source"] = None
+        return dataclasses.replace(kept, **options)
 
 
 class Engine(enum.StrEnum):
@@ -154,6 +201,7 @@ class Backend:
     With `upper_threshold` connections it is overloaded and gets no more, until it has less than
     `lower_threshold`.  Without an upper one (0) it never is; without a lower one, three quarters
     of the upper count.
+    `tunnel` counts with forward TUNNEL alone.
     `last_weight` is the last weight that was not 0, by which mh divides its table; 0 where there
     was none.  No file says it.
     """
@@ -166,6 +214,7 @@ class Backend:
     upper_threshold: int = 0
     lower_threshold: int = 0
     last_weight: int = dataclasses.field(default=0, compare=False)
+    tunnel: Tunnel = Tunnel()
     # its name, once it was asked for: of very many backends it is asked for again and again
     _text: str = dataclasses.field(default="", init=False, repr=False, compare=False)
 

@@ -213,6 +213,18 @@ class Network:
                 return Route(oif, ipaddress.ip_address(gateway) if gateway else address)
         return None
 
+    def source(self, address: Address) -> Address | None:
+        """The address that its own packets to another come from, None without a route."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        try:
+            answers = list(self._route.route("get", dst=str(address), family=family))
+        except NetlinkError:
+            return None
+        found = next((message.get_attr("RTA_PREFSRC") for message in answers), None)
+        return ipaddress.ip_address(found) if found else None
+
     def has_answer(self, address: Address) -> bool:
         """Whether the routes say anything of an address: local, a way, or unreachable."""
         from pyroute2.netlink.exceptions import NetlinkError

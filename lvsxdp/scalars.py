@@ -14,6 +14,7 @@ from typing import TypeVar
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     ANY_PORT,
+    AUTO,
     MAX_MARK,
     MAX_PERSISTENCE,
     MAX_THRESHOLD,
@@ -29,6 +30,8 @@ from lvsxdp.model import (
     Protocol,
     Scheduler,
     SchedulerFlag,
+    TunnelChecksum,
+    TunnelType,
 )
 
 MAX_PORT = 65535
@@ -40,7 +43,6 @@ MAX_SECONDS = 86400
 MIN_INTERVAL = 0.1
 
 _FLAGS_LATER = ("flag-1", "flag-2", "flag-3")
-_FORWARD_LATER = ("tunnel",)
 
 E = TypeVar("E", bound=enum.StrEnum)
 T = TypeVar("T")
@@ -200,8 +202,10 @@ parse_scheduler = functools.partial(parse_choice, what="a scheduler", choices=Sc
 parse_flag = functools.partial(
     parse_choice, what="a scheduler flag", choices=SchedulerFlag, later=_FLAGS_LATER
 )
-parse_forward = functools.partial(
-    parse_choice, what="a forwarding method", choices=Forward, later=_FORWARD_LATER
+parse_forward = functools.partial(parse_choice, what="a forwarding method", choices=Forward)
+parse_tunnel_type = functools.partial(parse_choice, what="a tunnel's type", choices=TunnelType)
+parse_tunnel_checksum = functools.partial(
+    parse_choice, what="a tunnel's checksum", choices=TunnelChecksum
 )
 parse_protocol = functools.partial(parse_choice, what="a protocol", choices=Protocol)
 parse_service_protocol = functools.partial(
@@ -240,6 +244,11 @@ def parse_host(text: str) -> Address:
     if unfit:
         raise ConfigError(f"{quote(text)} is {unfit}; a service or backend needs a unicast address")
     return address
+
+
+def parse_tunnel_source(text: str) -> Address | str:
+    """The source of a tunnel's outer header; `auto` is as the routes say."""
+    return text if text == AUTO else parse_host(text)
 
 
 def _why_no_host(address: Address) -> str:

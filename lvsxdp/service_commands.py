@@ -352,7 +352,7 @@ def backend_add(
     from lvsxdp import changes, names
 
     address, port = names.parse_backend_name(name)
-    fresh = dataclasses.replace(Backend(address, port), **backend_options.given(shares))
+    fresh = backend_options.changed(Backend(address, port), backend_options.given(shares))
 
     def edit(found: Service) -> Service:
         own = getattr(found.key, "port", None)
@@ -390,7 +390,7 @@ def backend_edit(
     given = backend_options.given(shares)
     if not given:
         raise click.UsageError(f"name what to change: {backend_options.NAMES}")
-    _edit_backend(options, service_name, name, lambda b: dataclasses.replace(b, **given))
+    _edit_backend(options, service_name, name, lambda b: backend_options.changed(b, given))
 
 
 @backend.command("drain")

@@ -28,6 +28,9 @@ from lvsxdp.model import (
     Service,
     ServiceKey,
     Settings,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
 )
 
 Plain = dict[str, Any]
@@ -154,12 +157,23 @@ def backend_to(backend: Backend) -> list[Any]:
     b = backend
     plain = [str(b.address), b.port, b.weight, str(b.forward), b.draining]
     more = [b.upper_threshold, b.lower_threshold, 0 if b.weight else b.last_weight]
+    t = b.tunnel
+    if t != Tunnel():
+        return [*plain, *more, str(t.type), t.port, str(t.checksum), t.source and str(t.source)]
     return plain + more if any(more) else plain
 
 
 def backend_from(plain: list[Any]) -> Backend:
     """The backend that backend_to was given."""
-    return Backend(_address(plain[0]), plain[1], plain[2], Forward(plain[3]), *plain[4:])
+    address, port, weight, forward, *rest = plain
+    rest[4:] = [_tunnel_from(*rest[4:])] if rest[4:] else []
+    return Backend(_address(address), port, weight, Forward(forward), *rest)
+
+
+def _tunnel_from(kind: str, port: int | None, checksum: str, source: str | None) -> Tunnel:
+    return Tunnel(
+        TunnelType(kind), port, TunnelChecksum(checksum), _address(source) if source else None
+    )
 
 
 def service_to(service: Service) -> list[Any]:

@@ -16,17 +16,20 @@ from lvsxdp import (
     setting,
     sharing,
     thresholds,
+    tunnels,
 )
 from lvsxdp.book import UNPRIVILEGED_PORT, BackendPlace, Book, Places, ServicePlace
 from lvsxdp.model import (
     ANY_PORT,
     FTP_PORT,
+    Address,
     AddressKey,
     Backend,
     Config,
     Engine,
     Expiry,
     Family,
+    Forward,
     MarkKey,
     Service,
     Settings,
@@ -60,13 +63,15 @@ class Host:
     """What the network says that the maps need: indices of interfaces, live cursors.
 
     `cursor_generation` is of the version of a service id that rr and wrr last chose by, 16 bits;
-    `unprivileged_port` is where ports begin that FTP's data may be on.
+    `unprivileged_port` is where ports begin that FTP's data may be on; `source` is the address
+    that the routes choose for packets to another.
     """
 
     ifindexes: Mapping[str, int]
     cursor: Callable[[ServicePlace], Cursor]
     cursor_generation: Callable[[int], int] = lambda _: 0
     unprivileged_port: int = UNPRIVILEGED_PORT
+    source: Callable[[Address], Address | None] = lambda _: None
 
 
 # ------------------------------------------------------------------------------------ services
@@ -164,7 +169,6 @@ class _Change:
         """Rows of backends that were not there; one that comes back is made real by a store."""
         head = self.schema.values["backends"].packer("word", "address", "family", "service")
         at = self.schema.values["backends"].fields["port"].offset
-        family = records.family_number(service.family)
         rows: dict[int, bytes] = {}
         limits: dict[int, bytes] = {}
         for backend in service.backends:
@@ -177,9 +181,13 @@ class _Change:
                 word = place.generation << 32
             elif limit:
                 limits[place.id] = records.word(limit)
+            family = records.family_number(Family.of(backend.address))
             row = head.pack(word, records.wire_address(backend.address), family, identity)
             rows[place.id] = row[:at] + method_word(self.schema, backend)
         self.prepare += self._rows_of_backends(rows, limits)
+        if Forward.TUNNEL in service.forwards:
+            fresh = (backend for backend in service.backends if str(backend) not in kept)
+            self.prepare += tunnels.new_rows(self.schema, fresh, places, self.host.source)
 
     def _rows_of_backends(
         self, rows: Mapping[int, bytes], limits: Mapping[int, bytes]
@@ -315,6 +323,11 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
     change.write_thresholds(old, new, place)
     if old.forwards != new.forwards or len(new.forwards) > 1:
         change.write_methods(old, new, place)
+    if Forward.TUNNEL in new.forwards:
+        source, places = change.host.source, place.backends
+        # before a method that makes packets meet them
+        rows = tunnels.changed_rows(change.schema, old, new, places, source)
+        change.switch[:0] = rows
     gone = {name: place for name, place in was.backends.items() if name not in backends}
     change.drop_backends(str(new.key), was.id, gone)
     change.book.services[str(new.key)] = place

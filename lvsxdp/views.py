@@ -23,7 +23,7 @@ from lvsxdp import (
 from lvsxdp.controller import Balancer
 from lvsxdp.entries import ALL, Wanted
 from lvsxdp.features import Feature
-from lvsxdp.model import Address, AddressKey, Backend, Config, Service
+from lvsxdp.model import Address, AddressKey, Backend, Config, Forward, Service
 from lvsxdp.network import Network
 from lvsxdp.rates import Rates
 from lvsxdp.show import Names, Row
@@ -124,6 +124,7 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend, known: 
         "upper_threshold": backend.upper_threshold,
         "lower_threshold": backend.lower_threshold,
         "forward": str(backend.forward),
+        "tunnel": _tunnel(backend),
         "state": _state(balancer, backend, place.id, load["total"]),
         "active": load["active"],
         "inactive": max(load["total"] - load["active"], 0),
@@ -131,6 +132,20 @@ def _backend_row(balancer: Balancer, service: Service, backend: Backend, known: 
         **rates.row(seen.counts, rate),
         "interface": None,
         "road": None,
+    }
+
+
+def _tunnel(backend: Backend) -> Row | None:
+    """How packets to a backend by tunnel are wrapped."""
+    if backend.forward is not Forward.TUNNEL:
+        return None
+    tunnel = backend.tunnel
+    source = str(tunnel.source) if tunnel.source else "auto"
+    return {
+        "type": str(tunnel.type),
+        "port": tunnel.port,
+        "checksum": str(tunnel.checksum),
+        "source": source,
     }
 
 

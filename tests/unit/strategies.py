@@ -33,6 +33,8 @@ from lvsxdp.model import (
     SchedulerFlag,
     Service,
     Settings,
+    Tunnel,
+    TunnelType,
 )
 
 V4 = st.ip_addresses(network="10.0.0.0/8")
@@ -99,15 +101,29 @@ def backends(draw: st.DrawFn, family: Family, ports: st.SearchStrategy, own: int
     limits = st.just([0, 0]) | st.lists(THRESHOLD, min_size=2, max_size=2).map(sorted)
     lower, upper = draw(limits)
     forward = draw(st.sampled_from(Forward))
+    # by tunnel it may be of the other family
+    at = draw(st.sampled_from(Family)) if forward is Forward.TUNNEL else family
     any_port = (st.none() | PORT).filter(lambda port: port != own)
     return Backend(
-        address=draw(HOSTS[family]),
+        address=draw(HOSTS[at]),
         port=draw(any_port if forward is Forward.NAT else ports),
         forward=forward,
         weight=draw(st.integers(0, MAX_WEIGHT)),
         draining=draw(st.booleans()),
         upper_threshold=upper,
         lower_threshold=lower,
+        tunnel=draw(tunnels(at)) if forward is Forward.TUNNEL else Tunnel(),
+    )
+
+
+@st.composite
+def tunnels(draw: st.DrawFn, family: Family) -> Tunnel:
+    kind = draw(st.sampled_from(TunnelType))
+    return Tunnel(
+        kind,
+        draw(PORT) if kind is TunnelType.GUE else None,
+        draw(st.sampled_from(checks.CHECKSUMS[kind])),
+        draw(st.none() | HOSTS[family]),
     )
 
 

@@ -34,6 +34,9 @@ from lvsxdp.model import (
     SchedulerFlag,
     Service,
     Settings,
+    Tunnel,
+    TunnelChecksum,
+    TunnelType,
 )
 from lvsxdp.names import by_name, find_backends
 from tests.unit.strategies import CONFIGS
@@ -233,6 +236,35 @@ def test_a_backend_port_equal_to_its_services_is_no_port_of_its_own() -> None:
     assert read.services[0].backends == (Backend(ip("10.0.0.1")),)
 
 
+def test_tunnel_options_of_a_service_are_its_backends_defaults() -> None:
+    text = """
+    services:
+      - protocol: tcp
+        address: 192.0.2.1
+        port: 80
+        forward: tunnel
+        tunnel: {type: gue, port: 6080, checksum: csum, source: 10.0.0.1}
+        backends:
+          - {address: 10.0.0.11}
+          - {address: 10.0.0.12, tunnel: {checksum: remcsum}}
+          - {address: 10.0.0.13, tunnel: {type: gre}}
+          - {address: 10.0.0.14, tunnel: ipip}
+          - {address: 10.0.0.15, tunnel: {port: 99, source: auto}}
+          - {address: "2001:db8::1", tunnel: {source: "2001:db8::99"}}
+          - {address: 10.0.0.16, forward: dr}
+    """
+    csum, source = TunnelChecksum.CSUM, ip("10.0.0.1")
+    assert [backend.tunnel for backend in loaded(text).services[0].backends] == [
+        Tunnel(TunnelType.GUE, 6080, csum, source),
+        Tunnel(TunnelType.GUE, 6080, TunnelChecksum.REMCSUM, source),
+        Tunnel(TunnelType.GRE, source=source),
+        Tunnel(TunnelType.IPIP, source=source),
+        Tunnel(TunnelType.GUE, 99, csum),
+        Tunnel(TunnelType.GUE, 6080, csum, ip("2001:db8::99")),
+        Tunnel(),
+    ]
+
+
 def test_a_service_of_any_port_is_written_any() -> None:
     read = loaded(service("protocol: udp, address: 192.0.2.1, port: any, persistence: true"))
     assert read.services[0].key == AddressKey(Protocol.UDP, ip("192.0.2.1"), ANY_PORT)
@@ -342,13 +374,13 @@ FAULTS = {
     " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
     " interface, interfaces, vlan, vlans",
     "services: [a]": 'f:1: services[0]: "a" stands where a mapping belongs, with keys of: name,'
-    " mark, family, protocol, address, port, scheduler, flags, persistence, forward,"
+    " mark, family, protocol, address, port, scheduler, flags, persistence, forward, tunnel,"
     " one_packet, sloppy_tcp, backends",
     service("mark: 1, family: ipv4, name: [a]"): "f:1: services[0].name:"
     " a list stands where one value belongs",
     service("mark: 1, backends: [10.0.0.1]"): 'f:1: services[0].backends[0]: "10.0.0.1" stands'
     " where a mapping belongs, with keys of: address, port, weight, upper_threshold,"
-    " lower_threshold, forward, draining",
+    " lower_threshold, forward, tunnel, draining",
     rule("ports: []"): "f:1: marks[0].ports: the list is empty;"
     " leave the key out where nothing is to be compared",
     # YAML's traps
@@ -391,8 +423,7 @@ FAULTS = {
     " is not a family (ipv4, ipv6)",
     service("mark: 65,536, family: ipv4"): "f:1: services[0].536: is no key here; a number has no"
     " comma; there is name, mark, family, protocol, address, port, scheduler, flags, persistence,"
-    " forward,"
-    " one_packet, sloppy_tcp, backends",
+    " forward, tunnel, one_packet, sloppy_tcp, backends",
     backend("weight: !!int ''"): 'f:1: services[0].backends[0].weight: "" is not a weight'
     " (0 to 2147483647); YAML reads it as a malformed int",
     # interfaces
@@ -492,10 +523,31 @@ FAULTS = {
     " tcp; leave it out",
     service("mark: 1, family: ipv4, persistence: {engine: h323}"): "f:1: services[0].persistence."
     'engine: "h323" is not a persistence engine (sip)',
-    service("mark: 1, family: ipv4, forward: tunnel"): "f:1: services[0].forward:"
-    ' "tunnel" is not available in this version (dr, nat)',
+    service("mark: 1, family: ipv4, tunnel: gre"): "f:1: services[0].tunnel: no backend has"
+    " forward: tunnel; give that, or leave tunnel out",
+    service("mark: 1, family: ipv4, forward: tunnel, tunnel: vxlan"): "f:1: services[0].tunnel:"
+    ' "vxlan" is not a tunnel\'s type (ipip, gue, gre)',
+    service("mark: 1, family: ipv4, forward: tunnel, tunnel: {checksum: yes please}"): "f:1: "
+    'services[0].tunnel.checksum: "yes please" is not a tunnel\'s checksum (nocsum, csum, remcsum)',
+    service("mark: 1, family: ipv4, forward: tunnel, tunnel: [gre]"): "f:1: services[0].tunnel:"
+    " a list stands where a mapping belongs, with keys of: type, port, checksum, source",
+    backend("tunnel: gre"): "f:1: services[0].backends[0].tunnel: is for forward: tunnel, and the"
+    " method is dr; leave it out",
+    backend("forward: tunnel, tunnel: gue"): "f:1: services[0].backends[0].tunnel.port: gue needs"
+    " the UDP port on which the backend listens for it; give port",
+    backend("forward: tunnel, tunnel: {type: gre, port: 1}"): "f:1: services[0].backends[0]."
+    "tunnel.port: is for type: gue, and the type is gre; leave it out",
+    backend("forward: tunnel, tunnel: {checksum: csum}"): "f:1: services[0].backends[0]."
+    "tunnel.checksum: ipip has no csum; it has nocsum",
+    backend("forward: tunnel, tunnel: {type: gre, checksum: remcsum}"): "f:1: services[0]."
+    "backends[0].tunnel.checksum: gre has no remcsum; it has nocsum, csum",
+    backend('forward: tunnel, tunnel: {source: "2001:db8::1"}'): "f:1: services[0].backends[0]."
+    "tunnel.source: 2001:db8::1 is ipv6, and the backend is ipv4; give an address of this host of"
+    " the backend's family",
+    backend("forward: tunnel, port: 81"): "f:1: services[0].backends[0].port: 81 is given, and a"
+    " mark service forwards to the packet's own port, which tunnel cannot change; leave port out",
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
-    ' "masq" is not a forwarding method (dr, nat)',
+    ' "masq" is not a forwarding method (dr, nat, tunnel)',
     service("protocol: tcp, address: 192.0.2.1, port: 80, one_packet: true"): "f:1: services[0]."
     "one_packet: is for udp and mark services, and the service is tcp; leave it out",
     service("protocol: sctp, address: 192.0.2.1, port: 80, sloppy_tcp: true"): "f:1: services[0]."

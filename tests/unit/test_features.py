@@ -54,7 +54,8 @@ def used(text: str) -> str:
         "services: [{mark: 1, family: ipv6, scheduler: lblcr}]": "ipv6 locality",
         "services: [{mark: 1, forward: nat, backends: [{address: 10.0.0.1}]}]": "ipv4 nat",
         "services: [{mark: 1, family: ipv4, persistence: {engine: sip}}]": "ipv4 sip",
-        "features: all": "ipsec ipv4 ipv6 locality nat rules sctp sip",
+        "services: [{mark: 1, forward: tunnel, backends: [{address: 10.0.0.1}]}]": "ipv4 tunnel",
+        "features: all": "ipsec ipv4 ipv6 locality nat rules sctp sip tunnel",
     }.items(),
 )
 def test_a_configuration_uses_what_it_names(text: str, names: str) -> None:

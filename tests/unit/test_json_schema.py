@@ -138,6 +138,8 @@ def test_neither_takes(text: str) -> None:
 # What no schema can say: what YAML reads otherwise than it is written, and how values fit together.
 BEYOND = (
     *("YAML reads it as", "is given again", "is already", "is too few", "the service is"),
+    *("is for forward: tunnel", "no backend has forward", "gue needs", "is for type: gue"),
+    *("has no csum", "has no remcsum", "and the backend is", "tunnel cannot change"),
     *("is above upper_threshold", "slots of mh"),
     *("needs persistence", "needs family", "belongs to scheduler", "dr cannot change"),
     *("beside addresses", "runs backwards", "1-65536", "beyond its prefix", "bits long"),
