@@ -246,12 +246,8 @@ def _read_service(item: Item) -> Placed | None:
     entries = items_of(fields.get("backends"))
     read = [(entry.place, _read_backend(entry, forward, tunnel)) for entry in entries]
     backends = [(place, backend) for place, backend in read if backend is not None]
-    is_tunnel = forward is Forward.TUNNEL
-    if (
-        "tunnel" in fields
-        and not is_tunnel
-        and all(b.forward is not Forward.TUNNEL for _, b in backends)
-    ):
+    methods = {forward, *(backend.forward for _, backend in backends)}
+    if "tunnel" in fields and Forward.TUNNEL not in methods:
         fields["tunnel"].fault("no backend has forward: tunnel; give that, or leave tunnel out")
     key = _read_service_key(item, fields, [backend for _, backend in backends])
     family = key.family if key is not None else _family_of(backend for _, backend in backends)

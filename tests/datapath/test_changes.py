@@ -230,7 +230,7 @@ def test_a_recovery_that_is_killed_itself_is_finished_by_the_next_command(
     old, new = parsed(datapath, OLD), parsed(datapath, NEW)
     where = datapath.balancer.where
     ends = set()
-    for first in (12, 30, 42, 52):
+    for first in (12, 30, 42, 52, 60):
         datapath.balancer.apply(old, datapath.net)
         assert killed_at(first, lambda: datapath.balancer.apply(new, datapath.net))
         number = 0
