@@ -37,8 +37,6 @@ from lvsxdp.maps import Map
 from lvsxdp.model import Config
 from lvsxdp.network import Link, Network
 
-# Balancers: one with tables of the default size, one for a million flows, one by nat.
-BALANCERS = ("lvsxdp", "million", "nat")
 CLIENT = "172.31.0.21"
 BACKEND = "172.31.0.11"
 HERE = Path(__file__).resolve().parent
@@ -61,6 +59,18 @@ services:
   - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr, forward: nat,
      backends: [{address: 172.31.0.11, port: 8080}]}
 """
+TUNNEL = """
+features: all
+services:
+  - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr, forward: tunnel,
+     backends: [{address: 172.31.0.11}]}
+  - {protocol: tcp, address: "2001:db8::12", port: 80, scheduler: rr, forward: tunnel,
+     backends: [{address: "2001:db8:0:1::11"}]}
+  - {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: rr, forward: tunnel,
+     tunnel: {type: gue, port: 6080, checksum: csum}, backends: [{address: 172.31.0.11}]}
+  - {protocol: tcp, address: 192.0.2.11, port: 80, scheduler: rr, forward: tunnel,
+     tunnel: gre, backends: [{address: 172.31.0.11}]}
+"""
 CONFIG = """
 features: all
 marks:
@@ -75,6 +85,15 @@ services:
   - {protocol: tcp, address: "2001:db8::12", port: 80, scheduler: rr,
      backends: [{address: "2001:db8:0:1::11"}]}
 """
+
+# Balancers: one with tables of the default size, one by each other method, two for a million flows.
+BALANCERS = {
+    "lvsxdp": CONFIG,
+    "million": MILLION,
+    "nat": NAT,
+    "tunnel": TUNNEL,
+    "tunnel_million": MILLION.replace("rr,", "rr, forward: tunnel,"),
+}
 
 
 @dataclasses.dataclass
@@ -117,24 +136,19 @@ def all_cases() -> list[Case]:
         _established("dr_established_1", "10.2.0.1", 1),
         _established("dr_established_16k", "10.3.0.0", 1 << 14),
         _established("dr_established_1m", "10.16.0.0", 1 << 20, "million"),
-        Case(
-            "dr6_established_1",
-            "lvsxdp",
-            "2001:db8::12",
-            "2001:db8:1::7",
-            1,
-            ACK,
-            TX,
-            "forwarded",
-            0,
-            200_000,
-        ),
+        _established("dr6_established_1", "2001:db8:1::7", 1, virtual="2001:db8::12"),
         _established("nat_request_1", CLIENT, 1, "nat"),
         Case(
             *("nat_reply_1", "nat", CLIENT, BACKEND, 1, ACK, TX, "answered", 0, 200_000),
             port=1024,
             source_port=8080,
         ),
+        Case("room", "room", vip, "10.1.0.1", 1, ACK, TX, None, 0, 200_000),
+        _established("tunnel_established_1", "10.2.0.1", 1, "tunnel"),
+        _established("tunnel_established_1m", "10.16.0.0", 1 << 20, "tunnel_million"),
+        _established("tunnel6_established_1", "2001:db8:1::7", 1, "tunnel", "2001:db8::12"),
+        _established("tunnel_gue_csum_1", "10.2.0.1", 1, "tunnel", "192.0.2.10"),
+        _established("tunnel_gre_1", "10.2.0.1", 1, "tunnel", "192.0.2.11"),
         fresh("new_persistent_hit", "lvsxdp", "192.0.2.10", "20.0.0.0", "mark:1", 20_000),
         dataclasses.replace(
             fresh("new_persistent_miss", "lvsxdp", "192.0.2.11", "30.0.0.0", "mark:2", 20_000),
@@ -165,8 +179,10 @@ def fresh(name: str, subject: str, virtual: str, source: str, service: str, pack
     )
 
 
-def _established(name: str, source: str, flows: int, subject: str = "lvsxdp") -> Case:
-    return Case(name, subject, "192.0.2.12", source, flows, ACK, TX, "forwarded", 0, 200_000)
+def _established(
+    name: str, source: str, flows: int, subject: str = "lvsxdp", virtual: str = "192.0.2.12"
+) -> Case:
+    return Case(name, subject, virtual, source, flows, ACK, TX, "forwarded", 0, 200_000)
 
 
 def frame(case: Case, mac: str, flags: int) -> bytes:
@@ -203,16 +219,15 @@ class Rig:
         self.link = net.link("lb0")
         take_for_nic(balancer, self.link)
         compiled = compiler.compile_source("driver.c", {}, cache=cache, folder=HERE)
-        names = ("driver", "floor_program", "reference_program", "line_program")
+        names = ("driver", "floor_program", "reference_program", "line_program", "room_program")
         loaded, tables = bytecode.load_alone(compiled, names)
         self.driver = loaded["driver"]
         self.subjects = {
             "floor": loaded["floor_program"],
             "reference": loaded["reference_program"],
             "line": loaded["line_program"],
-            "lvsxdp": balancer.program("xdp_entry"),
-            "million": balancer.program("xdp_entry"),
-            "nat": balancer.program("xdp_entry"),
+            "room": loaded["room_program"],
+            **{name: balancer.program("xdp_entry") for name in BALANCERS},
         }
         self.cases, self.places = tables["cases"], tables["subjects"]
         self._fill_reference(tables["reference_table"])
@@ -372,11 +387,10 @@ def rig(subject: str, text: str, cache: Path, build: Build | None = None) -> Ite
 
 def measured(cases: list[Case], rounds: int, cache: Path) -> list[record.Result]:
     """All cases in turn, so many times."""
-    texts = {"million": MILLION, "nat": NAT, "lvsxdp": CONFIG}
     with contextlib.ExitStack() as stack:
         rigs = {
             name: stack.enter_context(rig(name, text, cache))
-            for name, text in texts.items()
+            for name, text in BALANCERS.items()
             if name == "lvsxdp" or name in {case.subject for case in cases}
         }
         for case in cases:

@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from lvsxdp import ageing, forgetting, state
+from lvsxdp import ageing, forgetting, state, tunnels
 from lvsxdp.ageing import Sweep
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
+from lvsxdp.network import Network
 from lvsxdp.estimating import Estimates
 from lvsxdp.rates import INTERVAL
 from lvsxdp.state import Folders
@@ -156,6 +157,9 @@ def _sweep_once(
     with state.locked(where, LOCK_WAIT), Balancer.open(where) as balancer:
         done = ageing.sweep(balancer, before, whole=whole)
         forgetting.look_and_keep(balancer)
+        if next(tunnels.following(balancer.state.config), None):
+            with Network() as net:
+                balancer.write_sources(net)
         (where.files / "last_sweep").write_text(f"{time.time():.1f}")
     if done.removed or done.healed:
         say(f"event=swept removed={done.removed} healed={done.healed}")

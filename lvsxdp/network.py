@@ -199,14 +199,7 @@ class Network:
 
     def route(self, address: Address) -> Route | None:
         """The route to an address, None where there is none or it is local."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        try:
-            answers = list(self._route.route("get", dst=str(address), family=family))
-        except NetlinkError:
-            return None
-        for message in answers:
+        for message in self._routes(address):
             oif = message.get_attr("RTA_OIF")
             if message["type"] == 1 and oif:
                 gateway = message.get_attr("RTA_GATEWAY")
@@ -215,15 +208,18 @@ class Network:
 
     def source(self, address: Address) -> Address | None:
         """The address that its own packets to another come from, None without a route."""
+        found = next((each.get_attr("RTA_PREFSRC") for each in self._routes(address)), None)
+        return ipaddress.ip_address(found) if found else None
+
+    def _routes(self, address: Address) -> list[Any]:
+        """What the kernel answers about the way to an address; nothing where there is none."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
-            answers = list(self._route.route("get", dst=str(address), family=family))
+            return list(self._route.route("get", dst=str(address), family=family))
         except NetlinkError:
-            return None
-        found = next((message.get_attr("RTA_PREFSRC") for message in answers), None)
-        return ipaddress.ip_address(found) if found else None
+            return []
 
     def has_answer(self, address: Address) -> bool:
         """Whether the routes say anything of an address: local, a way, or unreachable."""

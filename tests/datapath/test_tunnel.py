@@ -12,7 +12,7 @@ from scapy.layers.l2 import GRE, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData, SCTPChunkInit
 from scapy.packet import Raw
 
-from lvsxdp import tunnels
+from lvsxdp import daemon, tunnels
 from tests.datapath.harness import BACKENDS, ROUTER_MAC, Datapath, Verdict, ip
 
 CLIENT = {4: "172.31.0.21", 6: "2001:db8:0:1::21"}
@@ -261,12 +261,12 @@ def test_the_outer_source_follows_the_routes(datapath: Datapath) -> None:
     ip("addr", "add", "10.0.0.2/24", "dev", "lb1")
     ip("route", "add", "10.0.0.11/32", "dev", "lb1", "src", "10.0.0.2")
     try:
-        datapath.balancer.write_sources(datapath.net)
+        daemon._sweep_once(datapath.balancer.where, None, False, lambda _: None)
         assert IP(datapath.deliver(kind.later()).frame[14:]).src == "10.0.0.2"
     finally:
         ip("route", "del", "10.0.0.11/32")
         ip("addr", "del", "10.0.0.2/24", "dev", "lb1")
-    datapath.balancer.write_sources(datapath.net)
+    datapath.apply(kind.text)
     assert IP(datapath.deliver(kind.later()).frame[14:]).src == "10.0.0.1"
 
 
