@@ -18,8 +18,8 @@ from lvsxdp import ageing, forgetting, state, tunnels
 from lvsxdp.ageing import Sweep
 from lvsxdp.controller import Balancer
 from lvsxdp.errors import LvsxdpError
-from lvsxdp.network import Network
 from lvsxdp.estimating import Estimates
+from lvsxdp.network import Network
 from lvsxdp.rates import INTERVAL
 from lvsxdp.state import Folders
 
