@@ -285,6 +285,7 @@ static __always_inline int answer_send(struct hook_context *ctx, struct packet *
 	struct way *way = answer_way(packet);
 	u64 now = forwarding->now;
 
+	fragment_note(packet, forwarding, end->address);
 	if (nat_is_for_kernel(ctx, packet))
 		return answer_hand_over(ctx, packet, forwarding);
 	if (now >= way->hop.until || !answer_knows(packet, way))
@@ -349,6 +350,7 @@ static __always_inline int answer_transmit(struct hook_context *ctx, struct pack
 static __always_inline int answer_send(struct hook_context *ctx, struct packet *packet,
 				       struct forwarding *forwarding, struct end *end)
 {
+	fragment_note(packet, forwarding, end->address);
 	return answer_transmit(ctx, packet, forwarding, end);
 }
 

@@ -31,6 +31,10 @@
 #ifndef CALL_SLOTS
 #define CALL_SLOTS PERSISTENCE_SLOTS
 #endif
+/* Packets of whose fragments it is remembered where they go; those not met for longest are forgotten. */
+#ifndef FRAGMENT_CAPACITY
+#define FRAGMENT_CAPACITY 16384
+#endif
 /* At least as many as the machine may have. */
 #ifndef CPUS
 #define CPUS 64
@@ -146,6 +150,8 @@
 #define REFUSALS_A_SECOND 1000
 #define REFUSALS_AT_ONCE 50
 
+/* How long fragments follow their first: as long as Linux waits for them. */
+#define FRAGMENT_LIFE ((u64)30 * HZ)
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */
 #define NEXTHOP_LIFE ((u64)HZ)
 /* How often a connection tells its persistence entry until when it lives. */

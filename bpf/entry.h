@@ -221,6 +221,25 @@ static __always_inline void entry_quote(struct hook_context *ctx, struct packet 
 	entry_call_quote(ctx, packet);
 }
 
+/* On to the program for fragments, which has ports only of a packet's first. */
+static __always_inline void entry_fragment(struct hook_context *ctx, struct packet *packet)
+{
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_FRAGMENT6);
+	else
+		programs.call(ctx, PROGRAM_FRAGMENT4);
+}
+
+/* The same with a fragment of which nothing is settled yet. */
+static __always_inline void entry_begin_fragment(struct hook_context *ctx, struct packet *packet)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->seen = 0;
+	entry_fragment(ctx, packet);
+}
+
 /* Sends an answer, or goes on to the program for answers; REASON_OK for what is none at a glance. */
 static __always_inline int entry_answer(struct hook_context *ctx, struct packet *packet, u64 now,
 					bool concerned)
@@ -253,6 +272,8 @@ static __always_inline int entry_flow(struct hook_context *ctx, struct packet *p
 
 	if (reason == REASON_OTHER_PROTOCOL)
 		entry_quote(ctx, packet);
+	if (reason == REASON_FRAGMENT)
+		entry_begin_fragment(ctx, packet);
 	if (reason)
 		return exit_with(ctx, reason, packet, 0);
 	if (STOP_AFTER == STAGE_PARSED)
@@ -345,12 +366,25 @@ static __always_inline void entry_finish_quote(struct hook_context *ctx, struct 
 	entry_call_quote(ctx, packet);
 }
 
+/* Finishes a fragment: by the program for these. */
+static __always_inline void entry_finish_fragment(struct hook_context *ctx, struct packet *packet,
+						  struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	journey->seen = 1;
+	entry_fragment(ctx, packet);
+}
+
 /* Finishes what XDP handed over. */
 static __always_inline int entry_handed_over(struct hook_context *ctx, struct handover *handover)
 {
 	struct forwarding forwarding = { .route = handover->route,
 					 .backend = handover->backend,
 					 .service = handover->service,
+					 .mark = handover->mark,
 					 .reason = handover->reason };
 	struct packet packet = { .cpu = bpf_get_smp_processor_id() };
 	u32 reason = handover->reason, mark = handover->mark;
@@ -364,6 +398,8 @@ static __always_inline int entry_handed_over(struct hook_context *ctx, struct ha
 		parsed = packet_parse(ctx, &packet);
 	if (parsed == REASON_OTHER_PROTOCOL)
 		entry_finish_quote(ctx, &packet, &forwarding);
+	if (parsed == REASON_FRAGMENT)
+		entry_finish_fragment(ctx, &packet, &forwarding);
 	if (parsed)
 		return exit_with(ctx, REASON_INTERNAL, &packet, 0);
 	if (exit_is_refusal(reason))

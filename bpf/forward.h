@@ -183,6 +183,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
 	int reason;
 
+	fragment_note(packet, forwarding, NULL);
 	if (packet->ttl < LEAST_TTL)
 		return REASON_TTL_EXCEEDED;
 	if (tunnel_is_used(forwarding->route))
@@ -279,6 +280,7 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 {
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
 
+	fragment_note(packet, forwarding, NULL);
 	return forward_transmit(ctx, packet, lane, forwarding);
 }
 

@@ -10,6 +10,8 @@
 
 /* Beside the protocol, in what the filter has of backends' ends. */
 #define HASH_OF_BACKEND (1 << 24)
+/* What the filter has of every address that a service or rule names: fragments have no ports. */
+#define HASH_OF_FRAGMENT (1 << 25)
 
 /* Keys are read as words: a flow4 as two, a flow6 as five, the last of them ports and protocol. */
 static __always_inline u64 hash_halves(u64 word, u64 low, u64 high)
@@ -57,6 +59,12 @@ static __always_inline u64 hash_target(u64 ports)
 static __always_inline u64 hash_backend(__be16 port, u8 protocol)
 {
 	return HASH_KEY(2) * (port | (u64)protocol << 16 | HASH_OF_BACKEND);
+}
+
+/* What of a virtual address says that some port of it is named. */
+static __always_inline u64 hash_of_fragment(void)
+{
+	return HASH_KEY(2) * HASH_OF_FRAGMENT;
 }
 
 static __always_inline u64 hash_client4(const u64 *key)

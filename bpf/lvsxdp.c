@@ -43,6 +43,7 @@
 #include "classify.h"
 #include "sum.h"
 #include "nat.h"
+#include "fragment.h"
 #include "tunnel.h"
 #include "forward.h"
 #include "answer.h"
@@ -52,6 +53,7 @@
 #include "refuse.h"
 #include "entry.h"
 #include "quote.h"
+#include "follow.h"
 #include "connect.h"
 #include "new.h"
 
@@ -320,6 +322,7 @@ int quote_packet4(struct hook_context *ctx)
 	struct packet packet = maps_journey()->packet;
 
 	packet.type = ETHERNET_IPV4;
+	packet.fragment = 0;
 	return quote_exit(ctx, &packet);
 }
 
@@ -328,7 +331,27 @@ int quote_packet6(struct hook_context *ctx)
 	struct packet packet = maps_journey()->packet;
 
 	packet.type = ETHERNET_IPV6;
+	packet.fragment = 0;
 	return quote_exit(ctx, &packet);
+}
+
+/* The programs for fragments, of each family. */
+int follow_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	packet.ip_offset = packet_network(&packet);
+	return follow_exit(ctx, &packet);
+}
+
+int follow_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	packet.ip_offset = packet_network(&packet);
+	return follow_exit(ctx, &packet);
 }
 
 #if FEATURE_TUNNEL

@@ -136,6 +136,8 @@ FLAT_TABLE("array", u32, struct call, calls6, CALL_SLOTS, FLAT_CALLS6)
 FLAT_CPU_TABLE("percpu_array", u32, struct call_search, call_searches, 2, FLAT_CALL_SEARCHES)
 /* Packets that were to open something since the setting drop_packet got its rate. */
 FLAT_TABLE("array", u32, u64, drop_count, 1, FLAT_DROP_COUNT)
+/* What fragments have in common -> where they go. */
+TABLE("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENT_CAPACITY, 0)
 /* Packets by reason. */
 FLAT_CPU_TABLE("percpu_array", u32, u64, reasons, REASON_MAX, FLAT_REASONS)
 /* Interface index -> packets that XDP had sent out of it and the kernel lost; 0: beyond the table. */

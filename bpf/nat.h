@@ -157,7 +157,7 @@ static __always_inline int nat_replace(struct hook_context *ctx, struct packet *
 static __always_inline bool nat_is_to_be_mended(struct hook_context *ctx, struct packet *packet,
 						bool is_source, __be16 port)
 {
-	return nat_is_sctp(packet) && nat_port(packet, is_source) != port;
+	return !packet->fragment && nat_is_sctp(packet) && nat_port(packet, is_source) != port;
 }
 
 static __always_inline int nat_mend(struct hook_context *ctx, struct packet *packet, bool is_source,
@@ -242,6 +242,9 @@ static __always_inline int nat_replace(struct hook_context *ctx, struct packet *
 static __always_inline bool nat_is_to_be_mended(struct hook_context *ctx, struct packet *packet,
 						bool is_source, __be16 port)
 {
+	/* what covers the whole packet cannot be reckoned from a part of it */
+	if (packet->fragment)
+		return false;
 	if (nat_is_sctp(packet))
 		return nat_port(packet, is_source) != port;
 	return !packet_has_sum(ctx, packet);

@@ -4,6 +4,7 @@
 #define IPV4_FRAGMENT bpf_htons(0x3fff)
 #define IPV4_DO_NOT_FRAGMENT bpf_htons(0x4000)
 #define IPV6_EXTENSIONS 6
+#define IPV6_FRAGMENT 8
 
 #define TCP_FIN 1
 #define TCP_SYN 2
@@ -21,6 +22,15 @@
 #define UDP_CHECKSUM 6
 #define FTP_PORT bpf_htons(21)
 #define FTP_DATA_PORT bpf_htons(20)
+
+/* Of a fragment. */
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2
+#define FRAGMENT_MORE 4 /* are to come */
+#define IPV4_OFFSET bpf_htons(0x1fff)
+#define IPV4_MORE bpf_htons(0x2000)
+#define IPV6_OFFSET bpf_htons(0xfff8)
+#define IPV6_MORE bpf_htons(1)
 
 /* ESP or AH, which goes where the key exchange of the same ends does, and opens nothing. */
 #define PACKET_FOLLOWS (1 << 16)
@@ -60,6 +70,8 @@ struct packet {
 	u32 ttl;
 	u32 action; /* what forwarding decided on */
 	u32 mtu; /* of the road, where the packet is too big for it */
+	u32 fragment; /* FRAGMENT_*; 0: it is whole */
+	u32 identification; /* of a fragment; of IPv4 with the protocol in the upper half */
 };
 
 static __always_inline bool packet_is_ipv6(struct packet *packet)
@@ -255,7 +267,17 @@ static __always_inline bool packet_is_complete(struct hook_context *ctx, struct 
 	return needed <= here || needed <= hook_length(ctx);
 }
 
-static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct packet *packet)
+/* Notes that the packet is a fragment: of which packet, and which part. */
+static __always_inline void packet_note_fragment(struct packet *packet, u32 identification,
+						 bool later, bool more)
+{
+	packet->identification = identification;
+	packet->fragment = (later ? FRAGMENT_LATER : FRAGMENT_FIRST) | (more ? FRAGMENT_MORE : 0);
+}
+
+/* `whole`: fragments are left to a program of their own. */
+static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct packet *packet,
+					     bool whole)
 {
 	void *end = (void *)HOOK_LOAD(ctx, data_end);
 	struct iphdr *ip = (void *)HOOK_LOAD(ctx, data) + packet->ip_offset;
@@ -271,13 +293,20 @@ static __always_inline int packet_parse_ipv4(struct hook_context *ctx, struct pa
 		return REASON_MALFORMED;
 	if (!packet_is_known(ip->protocol))
 		return REASON_OTHER_PROTOCOL;
-	if (ip->frag_off & IPV4_FRAGMENT)
+	if (whole && ip->frag_off & IPV4_FRAGMENT)
 		return REASON_FRAGMENT;
 	packet->headers = header;
 	packet->transport = header;
 	packet->ttl = ip->ttl;
 	/* both addresses; two halves written apart would be slow to read as one word */
 	packet->key[0] = *(u64 *)((void *)ip + __builtin_offsetof(struct iphdr, saddr));
+	if (!whole) {
+		packet_note_fragment(packet, ip->id | (u32)ip->protocol << 16,
+				     ip->frag_off & IPV4_OFFSET, ip->frag_off & IPV4_MORE);
+		packet->key[1] = (u64)ip->protocol << 32;
+		if (packet->fragment & FRAGMENT_LATER)
+			return REASON_OK;
+	}
 	return packet_parse_transport(packet, (void *)ip + header, end, ip->protocol,
 				      &packet->key[1]);
 }
@@ -303,7 +332,23 @@ static __always_inline int packet_walk_extensions(void *ip, void *end, u8 *proto
 	return REASON_OTHER_PROTOCOL;
 }
 
-static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct packet *packet)
+/* Reads the fragment header at an offset from the IP header, and goes past it. */
+static __always_inline int packet_read_fragment(struct packet *packet, void *ip, void *end,
+						u8 *protocol, u32 *offset)
+{
+	u8 *header = ip + *offset;
+
+	if ((void *)(header + IPV6_FRAGMENT) > end)
+		return REASON_MALFORMED;
+	*protocol = header[0];
+	*offset += IPV6_FRAGMENT;
+	packet_note_fragment(packet, *(u32 *)(header + 4), *(__be16 *)(header + 2) & IPV6_OFFSET,
+			     *(__be16 *)(header + 2) & IPV6_MORE);
+	return REASON_OK;
+}
+
+static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct packet *packet,
+					     bool whole)
 {
 	void *end = (void *)HOOK_LOAD(ctx, data_end);
 	struct ipv6hdr *ip = (void *)HOOK_LOAD(ctx, data) + packet->ip_offset;
@@ -319,6 +364,8 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 		return REASON_MALFORMED;
 	protocol = ip->nexthdr;
 	reason = packet_walk_extensions(ip, end, &protocol, &offset);
+	if (!whole && reason == REASON_FRAGMENT)
+		reason = packet_read_fragment(packet, ip, end, &protocol, &offset);
 	if (reason)
 		return reason;
 	if (!packet_is_known(protocol))
@@ -331,6 +378,9 @@ static __always_inline int packet_parse_ipv6(struct hook_context *ctx, struct pa
 	packet->key[1] = addresses[1];
 	packet->key[2] = addresses[2];
 	packet->key[3] = addresses[3];
+	packet->key[4] = (u64)protocol << 32;
+	if (!whole && packet->fragment & FRAGMENT_LATER)
+		return REASON_OK;
 	return packet_parse_transport(packet, (void *)ip + offset, end, protocol, &packet->key[4]);
 }
 
@@ -339,8 +389,17 @@ static __always_inline int packet_parse(struct hook_context *ctx, struct packet 
 {
 	packet->ifindex = hook_ifindex(ctx);
 	if (packet_is_ipv6(packet))
-		return packet_parse_ipv6(ctx, packet);
-	return packet_parse_ipv4(ctx, packet);
+		return packet_parse_ipv6(ctx, packet, true);
+	return packet_parse_ipv4(ctx, packet, true);
+}
+
+/* The same of a fragment, which has ports where it is the first. */
+static __always_inline int packet_parse_fragment(struct hook_context *ctx, struct packet *packet)
+{
+	packet->ifindex = hook_ifindex(ctx);
+	if (packet_is_ipv6(packet))
+		return packet_parse_ipv6(ctx, packet, false);
+	return packet_parse_ipv4(ctx, packet, false);
 }
 
 /* The frame's destination MAC as the first six bytes of a word; 0 where there is none. */

@@ -33,7 +33,8 @@ enum reason {
 	REASON_FTP_NO_BACKEND = 28, /* handed up */
 	REASON_BYPASSED = 29, /* handed up, for the host to forward */
 	REASON_NO_CALL_ID = 30, /* to a service with the persistence engine sip */
-	REASON_MAX = 32,
+	REASON_FRAGMENT_EARLY = 31, /* handed up: its first has not been seen, or long ago */
+	REASON_MAX = 64,
 };
 
 enum scheduler {
@@ -73,6 +74,8 @@ enum program {
 	PROGRAM_TUNNEL4 = 30,
 	PROGRAM_TUNNEL6 = 31,
 	PROGRAM_SUM = 32,
+	PROGRAM_FRAGMENT4 = 33,
+	PROGRAM_FRAGMENT6 = 34,
 	PROGRAM_MAX = 64,
 };
 
@@ -400,6 +403,25 @@ struct tunnel {
 	__be32 source[4]; /* 0: nothing is known to lead to the backend */
 	u64 options;
 	u64 padding;
+};
+
+/* What the fragments of a packet have in common. */
+struct fragment_key {
+	u64 ends[4]; /* source and destination, IPv4's in the first */
+	u32 identification;
+	u32 family;
+};
+
+/* Where a packet's first fragment went, and so where the others do. */
+struct fragment {
+	u64 until; /* jiffies */
+	u64 backend; /* generation << 32 | id */
+	u64 route;
+	__be32 address[4]; /* of an answer: the virtual one */
+	u32 service;
+	u32 mark;
+	u32 is_answer;
+	u32 padding;
 };
 
 /* How much a backend carries now; lc, wlc, sed, nq and ovf go by these, and thresholds by the total. */

@@ -25,8 +25,9 @@ WORD = 64
 # A rule of more addresses lets everything pass the filter, one of more ports all of its address.
 MOST_ADDRESSES = 256
 MOST_PORTS = 16
-# Beside a backend's protocol: bpf/hash.h.
+# Beside a backend's protocol, and of every address that is named: bpf/hash.h.
 OF_BACKEND = 1 << 8
+OF_FRAGMENT = 1 << 9
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
@@ -98,12 +99,14 @@ def _bits(hashing: Hashing, config: Config) -> Iterator[int | None]:
         if isinstance(service.key, AddressKey):
             key = service.key
             yield hashing.bit(key.address, key.port, PROTOCOLS[key.protocol])
+            yield hashing.bit(key.address, 0, OF_FRAGMENT)
             if key.port in (ANY_PORT, FTP_PORT):
                 yield hashing.bit(key.address)
         yield from (_answer_bit(hashing, service, backend) for backend in _by_nat(service))
     table = marks.expand(config.marks)
     for exact in table.exact:
         yield hashing.bit(exact.address, exact.port, PROTOCOLS[exact.protocol])
+        yield hashing.bit(exact.address, 0, OF_FRAGMENT)
     for target in {target for _, rule in table.ordered for target in marks.targets(rule)}:
         yield from _rule_bits(hashing, *target)
 
@@ -125,6 +128,7 @@ def _rule_bits(
         return
     ports = range(named.first, named.last + 1)
     for address in _addresses(destination):
+        yield hashing.bit(address, 0, OF_FRAGMENT)
         if len(ports) > MOST_PORTS:
             yield hashing.bit(address)
             continue

@@ -57,6 +57,8 @@ STEPS = {
     "wrap_packet4": "tunnel4",
     "wrap_packet6": "tunnel6",
     "sum_packet": "sum",
+    "follow_packet4": "fragment4",
+    "follow_packet6": "fragment6",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"

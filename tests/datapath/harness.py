@@ -160,6 +160,9 @@ class Datapath:
         self.balancer.apply(Config(capacity=self.capacity), self.net)
         tables = (*views.CONNECTIONS, *views.PERSISTENCE)
         self.balancer.reap(views.places(self.balancer, tables), force=True)
+        fragments = self.balancer.map("fragments")
+        for key in [key for key, _ in fragments.items()]:
+            fragments.delete(key)
         reasons = self.balancer.map("reasons")
         for number in range(reasons.capacity):
             reasons.update(records.number(number), bytes(reasons.stride * reasons.cpus))

@@ -125,24 +125,27 @@ def test_what_is_of_another_protocol_goes_up_untouched(datapath: Datapath, packe
 @pytest.mark.parametrize(
     "packet",
     [
-        IP(src="198.51.100.7", dst="192.0.2.10", flags="MF") / TCP(sport=1001, dport=80, flags="S"),
-        IP(src="198.51.100.7", dst="192.0.2.10", flags="MF", frag=3, proto=6) / Raw(b"x" * 24),
-        IP(src="198.51.100.7", dst="192.0.2.10", frag=3, proto=6) / Raw(b"x" * 24),
-        IP(src="198.51.100.7", dst="192.0.2.10", frag=0x1000, proto=17) / Raw(b"x" * 3),
-        IPv6(src="2001:db8:1::7", dst="2001:db8::10")
+        IP(src="198.51.100.7", dst="192.0.2.200", flags="MF")
+        / TCP(sport=1001, dport=80, flags="S"),
+        IP(src="198.51.100.7", dst="192.0.2.200", flags="MF", frag=3, proto=6) / Raw(b"x" * 24),
+        IP(src="198.51.100.7", dst="192.0.2.200", frag=3, proto=6) / Raw(b"x" * 24),
+        IP(src="198.51.100.7", dst="192.0.2.200", frag=0x1000, proto=17) / Raw(b"x" * 3),
+        IPv6(src="2001:db8:1::7", dst="2001:db8::200")
         / IPv6ExtHdrFragment(m=1, id=9)
         / UDP(sport=5000, dport=53),
-        IPv6(src="2001:db8:1::7", dst="2001:db8::10")
+        IPv6(src="2001:db8:1::7", dst="2001:db8::200")
         / IPv6ExtHdrFragment(offset=3, id=9, nh=17)
         / Raw(b"x" * 24),
-        IPv6(src="2001:db8:1::7", dst="2001:db8::10")
+        IPv6(src="2001:db8:1::7", dst="2001:db8::200")
         / IPv6ExtHdrHopByHop()
         / IPv6ExtHdrFragment(id=9)
         / UDP(sport=5000, dport=53),
     ],
     ids=["first", "middle", "last", "far-last-udp", "ipv6-first", "ipv6-last", "ipv6-after-hbh"],
 )
-def test_fragments_go_up_byte_for_byte(datapath: Datapath, packet: Any) -> None:
+def test_fragments_of_what_is_not_balanced_go_up_byte_for_byte(
+    datapath: Datapath, packet: Any
+) -> None:
     datapath.apply(WEB)
     frame = datapath.to_host(packet)
     assert outcome(datapath, frame) == passed(frame, "fragment")

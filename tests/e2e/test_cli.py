@@ -150,7 +150,8 @@ def test_apply_keeps_a_drain_unless_told_otherwise(lb: Pair, tmp_path: Path) -> 
 # ---- backends ----
 
 ROW = {
-    *("service", "address", "port", "weight", "forward", "state", "active", "inactive"),
+    *("service", "address", "port", "weight", "forward", "tunnel", "state"),
+    *("active", "inactive"),
     *("persistent", "packets", "bytes", "connections", "interface", "road"),
     *("upper_threshold", "lower_threshold"),
     *("out_packets", "out_bytes", "cps", "in_pps", "out_pps", "in_bps", "out_bps"),

@@ -230,6 +230,7 @@ def test_with_all_features_nothing_is_ever_compiled_in(lab: Lab) -> None:
             "rules",
             "sctp",
             "sip",
+            "tunnel",
         ]
         assert "features: all" in lb.lvsxdp("save")
         assert "compiled" not in lb.command("apply", lb.file(IPV4 + SIX)).stderr

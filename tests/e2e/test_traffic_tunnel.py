@@ -87,10 +87,8 @@ class Ends:
         return found
 
 
-@pytest.fixture(scope="module")
-def far_ends(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Ends:
+def unwrapping(lab: Lab, cache: Path) -> Ends:
     """Programs at the backends that take packets out of tunnels before the kernel sees them."""
-    cache = tmp_path_factory.mktemp("cache")
     compiled = compiler.compile_source("unwrap.c", {}, cache=cache, folder=HERE)
     made = {name: table.create(name) for name, table in compiled.tables.items()}
     links = bytecode.Links(maps=made)
@@ -99,6 +97,11 @@ def far_ends(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Ends:
         with inside(lab.netns(name)), Network() as net:
             net.attach_tc(net.link("eth0"), program)
     return Ends(maps.Map(made["counts"]))
+
+
+@pytest.fixture(scope="module")
+def far_ends(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    return unwrapping(lab, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lvsxdp.model import (
     Family,
     MarkKey,
     MarkRule,
+    Network,
     Ports,
     Protocol,
     Service,
@@ -42,6 +43,21 @@ def bits(*rules: MarkRule, services: tuple[Service, ...] = ()) -> set[int] | Non
     if words is None:
         return None
     return {64 * index + n for index, word in words.items() for n in range(64) if word >> n & 1}
+
+
+def whole_bits(*rules: MarkRule, services: tuple[Service, ...] = ()) -> set[int] | None:
+    """The same without those of addresses' fragments, which none of these addresses shares."""
+    found = bits(*rules, services=services)
+    if found is None:
+        return None
+    named = {network for rule in rules for network in rule.addresses if network.num_addresses < 257}
+    addresses = {address for network in named for address in network_addresses(network)}
+    addresses |= {each.key.address for each in services if isinstance(each.key, AddressKey)}
+    return found - {HASHING.bit(address, 0, filtering.OF_FRAGMENT) for address in addresses}
+
+
+def network_addresses(network: Network) -> list[Address]:
+    return [network[index] for index in range(network.num_addresses)]
 
 
 # ---- one bit ----
@@ -108,12 +124,19 @@ def test_a_bit_of_ipv6_is_the_top_of_the_sum_over_the_words_of_a_key() -> None:
 
 
 def test_where_nothing_is_configured_nothing_passes() -> None:
-    assert bits() == set()
+    assert whole_bits() == set()
 
 
 @FAMILIES
 def test_a_service_is_the_bit_of_its_address_port_and_protocol(address: Address) -> None:
-    assert bits(services=(service(address, 80),)) == {HASHING.bit(address, 80, 6)}
+    assert whole_bits(services=(service(address, 80),)) == {HASHING.bit(address, 80, 6)}
+
+
+@FAMILIES
+def test_of_every_address_that_is_named_fragments_are_known(address: Address) -> None:
+    bit = HASHING.bit(address, 0, filtering.OF_FRAGMENT)
+    assert bit in (bits(services=(service(address, 80),)) or set())
+    assert bit in (bits(rule(str(address), Ports(80, 80))) or set())
 
 
 @FAMILIES
@@ -121,12 +144,12 @@ def test_a_service_is_the_bit_of_its_address_port_and_protocol(address: Address)
 def test_a_service_of_many_ports_is_also_the_bit_of_its_address(
     address: Address, port: int
 ) -> None:
-    found = bits(services=(service(address, port),))
+    found = whole_bits(services=(service(address, port),))
     assert found is not None and HASHING.bit(address) in found
 
 
 def test_a_service_by_mark_needs_no_bit_of_its_own() -> None:
-    assert bits(services=(Service(MarkKey(1, Family.IPV4)),)) == set()
+    assert whole_bits(services=(Service(MarkKey(1, Family.IPV4)),)) == set()
 
 
 # ---- mark rules ----
@@ -150,32 +173,32 @@ def test_a_rule_is_a_bit_for_each_address_port_and_protocol(source: str | None) 
         for port in (80, 81)
         for protocol in (6, 17)
     }
-    assert bits(rule("192.0.2.10/31", Ports(80, 81), source=source)) == wanted
+    assert whole_bits(rule("192.0.2.10/31", Ports(80, 81), source=source)) == wanted
 
 
 @pytest.mark.parametrize("address", ["192.0.2.0/24", "2001:db8::/120"])
 def test_the_most_addresses_that_have_bits_are_256(address: str) -> None:
     wanted = {HASHING.bit(each, 80, p) for each in net(address) for p in (6, 17)}
-    assert bits(rule(address, Ports(80, 80))) == wanted
+    assert whole_bits(rule(address, Ports(80, 80))) == wanted
 
 
 @pytest.mark.parametrize("address", ["192.0.2.0/23", "2001:db8::/119", "0.0.0.0/0", "::/0"])
 def test_of_too_many_addresses_everything_passes(address: str) -> None:
-    assert bits(rule(address, Ports(80, 80))) is None
+    assert whole_bits(rule(address, Ports(80, 80))) is None
 
 
 def test_a_rule_without_an_address_lets_everything_pass() -> None:
-    assert bits(rule(None, Ports(80, 80))) is None
-    assert bits(rule(source="203.0.113.7/32")) is None
+    assert whole_bits(rule(None, Ports(80, 80))) is None
+    assert whole_bits(rule(source="203.0.113.7/32")) is None
 
 
 def test_a_rule_that_lets_everything_pass_does_so_beside_others() -> None:
-    assert bits(rule("192.0.2.10/32", Ports(80, 80)), rule()) is None
+    assert whole_bits(rule("192.0.2.10/32", Ports(80, 80)), rule()) is None
 
 
 @pytest.mark.parametrize("ports", [(), (Ports(80, 96),), (Ports(1, 65535),)])
 def test_a_rule_of_too_many_ports_is_the_bit_of_its_address_alone(ports: tuple[Ports, ...]) -> None:
-    assert bits(rule("192.0.2.10/31", *ports)) == {
+    assert whole_bits(rule("192.0.2.10/31", *ports)) == {
         HASHING.bit(ip("192.0.2.10")),
         HASHING.bit(ip("192.0.2.11")),
     }
@@ -183,4 +206,4 @@ def test_a_rule_of_too_many_ports_is_the_bit_of_its_address_alone(ports: tuple[P
 
 def test_the_most_ports_that_have_bits_of_their_own_are_16() -> None:
     wanted = {HASHING.bit(VIP, port, p) for port in range(80, 96) for p in (6, 17)}
-    assert bits(rule("192.0.2.10/32", Ports(80, 95))) == wanted
+    assert whole_bits(rule("192.0.2.10/32", Ports(80, 95))) == wanted
