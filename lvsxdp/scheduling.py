@@ -84,7 +84,8 @@ def slot_table(service: Service, members: Sequence[Member]) -> list[int]:
     if service.scheduler is Scheduler.DH:
         return dh_table(len(members))
     if service.scheduler is Scheduler.MH:
-        return maglev.table(maglev.servers_of(service))
+        # where nobody ever had a weight, all slots are the first's, who takes nobody
+        return maglev.table(maglev.servers_of(service)) or [0] * (maglev.SLOTS if members else 0)
     return []
 
 

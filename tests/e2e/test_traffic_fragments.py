@@ -101,7 +101,9 @@ def balancer(
         wait_for(functools.partial(is_listening, lab, name, port))
     if forward == "tunnel":
         # what the client cuts leaves room for what is put before it
-        lab.run("c1", ["ip", "link", "set", "eth0", "mtu", "1400"], check=True)
+        for vip, gateway in ((layout.VIP4, "198.51.100.1"), (layout.VIP6, "2001:db8:1::1")):
+            route = ["ip", "route", "replace", vip, "via", gateway, "mtu", "lock", "1400"]
+            lab.run("c1", route, check=True)
         unwrapping(lab, tmp_path_factory.mktemp("cache"))
     balancer = Balancer(lab)
     try:
