@@ -208,13 +208,19 @@ static __always_inline int forward_untag(struct hook_context *ctx, struct packet
 	return REASON_OK;
 }
 
+/* Leaves a frame with a plain Ethernet header and one hop less to go. */
+static __always_inline int forward_prepare(struct hook_context *ctx, struct packet *packet)
+{
+	if (forward_untag(ctx, packet))
+		return REASON_INTERNAL;
+	return packet_age(ctx, packet, PLAIN_HEAD);
+}
+
 /* Sends the packet by the kernel's neighbour table, which keeps it while it asks. */
 static __always_inline int forward_redirect(struct hook_context *ctx, struct packet *packet,
 					    u32 ifindex, struct neighbour_parameters *neighbour)
 {
-	if (forward_untag(ctx, packet))
-		return REASON_INTERNAL;
-	if (packet_age(ctx, packet, sizeof(struct ethhdr)))
+	if (forward_prepare(ctx, packet))
 		return REASON_INTERNAL;
 	packet->action = redirect_neighbour(ifindex, neighbour, sizeof(*neighbour), 0);
 	return REASON_OK;
@@ -255,6 +261,7 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 {
 	struct neighbour_parameters neighbour = {};
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
+	bool is_cut;
 	int reason;
 
 	if (packet->ttl < LEAST_TTL)
@@ -266,9 +273,13 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 		return forward_here(ctx, packet, lane, forwarding);
 	if (reason)
 		return reason;
-	if (forward_is_too_big(ctx, packet, mtu, 0))
+	is_cut = forward_is_too_big(ctx, packet, mtu, 0);
+	if (is_cut && !cut_may(ctx, packet))
 		return REASON_TOO_BIG;
 	reason = forward_translate(ctx, packet, forwarding);
+	if (reason == REASON_OK && is_cut)
+		return forward_prepare(ctx, packet) ? REASON_INTERNAL :
+						      cut_call(ctx, packet, forwarding);
 	if (reason == REASON_OK)
 		reason = forward_redirect(ctx, packet, ifindex, &neighbour);
 	return reason ? reason : forward_count(ctx, packet, lane, forwarding, segments);

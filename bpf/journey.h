@@ -48,6 +48,18 @@ struct forwarding {
 	u32 padding;
 };
 
+/* A packet that is sent in fragments, as far as that has come. */
+struct cut {
+	u32 total; /* bytes after the IP header; 0: it has not begun */
+	u32 done;
+	u32 room; /* for these in a fragment */
+	u32 ifindex;
+	u32 base; /* the packet's own place, where it is a fragment itself; in units of 8 bytes */
+	u32 more; /* and others of its packet follow it */
+	u64 header[3]; /* IPv4's, 20 bytes */
+	u64 head[2]; /* Ethernet's, 14 bytes */
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -114,5 +126,6 @@ struct journey {
 	u32 verdict; /* the one that knows of this packet's target, + 1; 0: none */
 	u32 summed; /* by a tunnel with a checksum: the packet's sum is known */
 	u64 sum;
+	struct cut cut;
 	u32 one_packet; /* scheduled for itself alone: no connection comes of it */
 };

@@ -45,10 +45,12 @@
 #include "nat.h"
 #include "fragment.h"
 #include "tunnel.h"
+#include "cut.h"
 #include "forward.h"
 #include "answer.h"
 #include "exit.h"
 #include "wrap.h"
+#include "fragments.h"
 #include "icmp.h"
 #include "refuse.h"
 #include "entry.h"
@@ -353,6 +355,16 @@ int follow_packet6(struct hook_context *ctx)
 	packet.ip_offset = packet_network(&packet);
 	return follow_exit(ctx, &packet);
 }
+
+#if FEATURE_IPV4 && !HOOK_IS_XDP
+
+/* The program that sends a packet in fragments, until it comes to the last. */
+int cut_packet(struct hook_context *ctx)
+{
+	return cut_exit(ctx, maps_journey());
+}
+
+#endif
 
 #if FEATURE_TUNNEL
 

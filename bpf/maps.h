@@ -149,6 +149,9 @@ FLAT_CPU_TABLE("percpu_array", u32, struct counters, service_counters, SERVICE_C
 /* What this CPU tells the senders of packets that go nowhere; each hook has its row. */
 FLAT_CPU_TABLE("percpu_array", u32, struct refusal, refusals, 2, FLAT_REFUSALS)
 
+/* What this CPU is about to send in fragments. */
+FLAT_CPU_TABLE("percpu_array", u32, struct cut_payload, cut_payloads, 1, FLAT_CUT_PAYLOADS)
+
 /* What a packet's programs hand over to each other; each hook has its row. */
 FLAT_CPU_TABLE("percpu_array", u32, struct journey, journeys, 2, FLAT_JOURNEYS)
 

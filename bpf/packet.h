@@ -17,6 +17,7 @@
 /* How far into a frame headers are looked at. */
 #define PACKET_REACH 0xfff
 /* Where the checksums are in their headers. */
+#define IPV4_FRAGMENT_FIELD 6
 #define IPV4_CHECKSUM 10
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6

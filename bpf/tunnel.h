@@ -24,9 +24,12 @@ static __always_inline bool tunnel_is_used(u64 route)
 	return FEATURE_TUNNEL && route_method(route) == METHOD_TUNNEL;
 }
 
-static __always_inline u32 tunnel_type(struct tunnel *tunnel)
+/* Packets get an IP header that is as their own, and nothing else. */
+static __always_inline bool tunnel_is_mere(struct tunnel *tunnel)
 {
-	return ((struct tunnel_options *)&tunnel->options)->type;
+	struct tunnel_options *options = (struct tunnel_options *)&tunnel->options;
+
+	return options->type == TUNNEL_TYPE_IPIP && !(options->flags & TUNNEL_CUT);
 }
 
 static __always_inline bool tunnel_is_outer6(struct forwarding *forwarding)
@@ -123,8 +126,8 @@ static __always_inline bool tunnel_is_plain(struct packet *packet, struct hop *h
 	struct tunnel *tunnel = ROW(tunnels, reference);
 	u32 family = packet_is_ipv6(packet) ? FAMILY_IPV6 : FAMILY_IPV4;
 
-	return tunnel_type(tunnel) == TUNNEL_TYPE_IPIP && backend->family == family &&
-	       tunnel->source[0] && packet->bytes + tunnel_plain_bytes(packet) <= hop->mtu &&
+	return tunnel_is_mere(tunnel) && backend->family == family && tunnel->source[0] &&
+	       packet->bytes + tunnel_plain_bytes(packet) <= hop->mtu &&
 	       !(packet->interface & INTERFACE_GENERIC);
 }
 

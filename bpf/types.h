@@ -76,6 +76,7 @@ enum program {
 	PROGRAM_SUM = 32,
 	PROGRAM_FRAGMENT4 = 33,
 	PROGRAM_FRAGMENT6 = 34,
+	PROGRAM_CUT = 35, /* of TC alone */
 	PROGRAM_MAX = 64,
 };
 
@@ -214,6 +215,7 @@ enum tunnel_type {
 
 enum tunnel_flag {
 	TUNNEL_CHECKSUM = 1, /* gue and gre: the outer header has a checksum */
+	TUNNEL_CUT = 2, /* it never has DF: pmtu_disc is off */
 };
 
 enum interface_flag {
@@ -635,6 +637,13 @@ struct refusal {
 	u64 message[REFUSAL_WORDS];
 };
 
+/* What a CPU cuts into fragments: all after the IP header, and room to read a part too many. */
+#define CUT_MOST 16384
+#define CUT_PART 512
+struct cut_payload {
+	u64 words[2112];
+};
+
 /* What XDP writes into a packet's metadata for TC. */
 struct handover {
 	u32 magic;
@@ -777,6 +786,7 @@ enum flat {
 	FLAT_SERVICE_ANSWERS = 54,
 	FLAT_DROP_COUNT = 55,
 	FLAT_TUNNELS = 56,
+	FLAT_CUT_PAYLOADS = 57,
 	FLAT_CALLS4 = 60,
 	FLAT_CALLS6 = 61,
 	FLAT_CALL_SEARCHES = 62,

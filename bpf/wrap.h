@@ -83,6 +83,8 @@ static __always_inline int wrap_read(struct hook_context *ctx, struct packet *pa
 		tunnel_inner6(header, &wrapping->inner);
 	else
 		tunnel_inner4(header, &wrapping->inner);
+	if (wrapping->options.flags & TUNNEL_CUT)
+		wrapping->inner.fragment = 0;
 	if (wrapping->has_sum && !wrapping->is_summed)
 		wrapping->sum = wrap_sum_plain(packet, header);
 	return REASON_OK;
@@ -279,10 +281,17 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 
 #else
 
-/* Makes room for the outer headers, in the way that lets the kernel cut what is in them to size. */
-static __always_inline int wrap_make_room(struct hook_context *ctx, struct wrapping *wrapping)
+/*
+ * Makes room for the outer headers, in the way that lets the kernel cut what is in them to size; the
+ * kernel lets nobody shorten such a frame, which so is told nothing where that is to be done here.
+ */
+static __always_inline int wrap_make_room(struct hook_context *ctx, struct wrapping *wrapping,
+					  bool is_cut)
 {
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+
+	if (is_cut)
+		return bpf_skb_adjust_room(ctx, wrapping->bytes, BPF_ADJ_ROOM_MAC, flags);
 
 	flags |= wrapping->is_outer6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 	if (wrapping->options.type == TUNNEL_TYPE_GUE)
@@ -290,6 +299,15 @@ static __always_inline int wrap_make_room(struct hook_context *ctx, struct wrapp
 	else if (wrapping->options.type == TUNNEL_TYPE_GRE)
 		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	return bpf_skb_adjust_room(ctx, wrapping->bytes, BPF_ADJ_ROOM_MAC, flags);
+}
+
+/* What is in the tunnel stays whole, and the outer packet may be cut: an IPv4 one without DF. */
+static __always_inline bool wrap_may_cut(struct hook_context *ctx, struct packet *packet,
+					 struct wrapping *wrapping)
+{
+	if (wrapping->is_outer6 || hook_segments(ctx) > 1)
+		return false;
+	return wrapping->options.flags & TUNNEL_CUT || cut_may(ctx, packet);
 }
 
 /* Sends the packet to its backend. */
@@ -300,6 +318,7 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 	struct neighbour_parameters neighbour = {};
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	struct wrapping wrapping = {};
+	bool is_cut;
 	int reason;
 
 	if (packet->ttl < LEAST_TTL)
@@ -312,16 +331,18 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 	if (reason)
 		return reason;
 	wrap_begin(ctx, forwarding, &wrapping);
-	if (forward_is_too_big(ctx, packet, mtu, wrapping.bytes))
+	is_cut = forward_is_too_big(ctx, packet, mtu, wrapping.bytes);
+	if (is_cut && !wrap_may_cut(ctx, packet, &wrapping))
 		return REASON_TOO_BIG;
 	if (!wrap_settle_sum(ctx, packet, &wrapping, maps_journey()))
 		return REASON_INTERNAL;
-	if (forward_untag(ctx, packet) || packet_age(ctx, packet, PLAIN_HEAD) ||
-	    wrap_make_room(ctx, &wrapping))
+	if (forward_prepare(ctx, packet) || wrap_make_room(ctx, &wrapping, is_cut))
 		return REASON_INTERNAL;
 	reason = wrap_fill(ctx, packet, forwarding, &wrapping, PLAIN_HEAD);
 	if (reason)
 		return reason;
+	if (is_cut)
+		return cut_call(ctx, packet, forwarding);
 	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
 	return forward_count(ctx, packet, lane, forwarding, segments);
 }

@@ -59,6 +59,7 @@ STEPS = {
     "sum_packet": "sum",
     "follow_packet4": "fragment4",
     "follow_packet6": "fragment6",
+    "cut_packet": "cut",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"

@@ -320,6 +320,7 @@ class Settings:
     conn_reuse_mode: int = 1
     require_local: bool = True
     cache_bypass: bool = False
+    pmtu_disc: bool = True
     sloppy_tcp: bool = False
     sloppy_sctp: bool = False
     secure_tcp: int = 0

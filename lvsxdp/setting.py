@@ -75,6 +75,11 @@ SETTINGS = (
         "What a mark service has no backend for goes up, to be forwarded where it is addressed to.",
         ipvs=False,
     ),
+    Setting(
+        "pmtu_disc",
+        "A tunnel's packet has DF where what is in it has; else it never has, and is cut.",
+        ipvs=True,
+    ),
     Setting("sloppy_tcp", "Any TCP packet without RST opens a connection.", ipvs=False),
     Setting("sloppy_sctp", "Any SCTP packet opens one, unless it begins with ABORT.", ipvs=False),
     Setting(

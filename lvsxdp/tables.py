@@ -187,7 +187,9 @@ class _Change:
         self.prepare += self._rows_of_backends(rows, limits)
         if Forward.TUNNEL in service.forwards:
             fresh = (backend for backend in service.backends if str(backend) not in kept)
-            self.prepare += tunnels.new_rows(self.schema, fresh, places, self.host.source)
+            self.prepare += tunnels.new_rows(
+                *(self.schema, fresh, places, self.host.source, self.config.settings)
+            )
 
     def _rows_of_backends(
         self, rows: Mapping[int, bytes], limits: Mapping[int, bytes]
@@ -323,11 +325,6 @@ def _edit_service(change: _Change, old: Service, new: Service) -> None:
     change.write_thresholds(old, new, place)
     if old.forwards != new.forwards or len(new.forwards) > 1:
         change.write_methods(old, new, place)
-    if Forward.TUNNEL in new.forwards:
-        source, places = change.host.source, place.backends
-        # before a method that makes packets meet them
-        rows = tunnels.changed_rows(change.schema, old, new, places, source)
-        change.switch[:0] = rows
     gone = {name: place for name, place in was.backends.items() if name not in backends}
     change.drop_backends(str(new.key), was.id, gone)
     change.book.services[str(new.key)] = place
@@ -393,6 +390,8 @@ def plan(
             _add_service(change, service)
         elif _unnamed(was) != _unnamed(service):
             _edit_service(change, was, service)
+    # before a method that makes packets meet them
+    change.switch[:0] = tunnels.changed_rows(schema, old, new, book.services, host.source)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
     if first or old.marks != new.marks:
         for stage, write in marking.mark_writes(schema, book, new, host.ifindexes):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lvsxdp import records
-from lvsxdp.book import BackendPlace
-from lvsxdp.model import Address, Backend, Config, Forward, Service, TunnelChecksum
+from lvsxdp.book import BackendPlace, ServicePlace
+from lvsxdp.model import Address, Backend, Config, Forward, Service, Settings, TunnelChecksum
 from lvsxdp.schema import Schema
 from lvsxdp.writes import Block, Rows, Write, runs
 
@@ -26,7 +26,7 @@ def local_ports() -> tuple[int, int]:
     return first, last - first + 1
 
 
-def row(schema: Schema, backend: Backend, source: Source) -> bytes:
+def row(schema: Schema, backend: Backend, source: Source, settings: Settings) -> bytes:
     """A backend's row; all zero where the method is another.
 
     `source` is what the routes choose for an address, None where none leads there.
@@ -36,14 +36,16 @@ def row(schema: Schema, backend: Backend, source: Source) -> bytes:
     if backend.forward is not Forward.TUNNEL:
         return bytes(layout.size)
     address = tunnel.source or source(backend.address)
-    has_sum = tunnel.checksum is not TunnelChecksum.NOCSUM
+    flag = schema.enums["tunnel_flag"]
+    flags = flag["checksum"] * (tunnel.checksum is not TunnelChecksum.NOCSUM)
+    flags |= flag["cut"] * (not settings.pmtu_disc)
     first_port, ports = local_ports()
     # struct tunnel_options
     options = struct.pack(
         "=2sBBHH",
         records.wire_port(tunnel.port or 0),
         schema.enums["tunnel_type"][tunnel.type],
-        schema.enums["tunnel_flag"]["checksum"] if has_sum else 0,
+        flags,
         first_port,
         ports,
     )
@@ -54,11 +56,15 @@ def row(schema: Schema, backend: Backend, source: Source) -> bytes:
 
 
 def new_rows(
-    schema: Schema, backends: Iterable[Backend], places: Mapping[str, BackendPlace], source: Source
+    schema: Schema,
+    backends: Iterable[Backend],
+    places: Mapping[str, BackendPlace],
+    source: Source,
+    settings: Settings,
 ) -> Iterator[Write]:
     """Rows of backends that were not there, before anything finds them."""
     found = {
-        places[str(backend)].id: row(schema, backend, source)
+        places[str(backend)].id: row(schema, backend, source, settings)
         for backend in backends
         if backend.forward is Forward.TUNNEL
     }
@@ -67,18 +73,30 @@ def new_rows(
 
 
 def changed_rows(
-    schema: Schema, old: Service, new: Service, places: Mapping[str, BackendPlace], source: Source
+    schema: Schema,
+    old: Config,
+    new: Config,
+    places: Mapping[str, ServicePlace],
+    source: Source,
 ) -> Iterator[Write]:
     """Rows of backends that stay, where their tunnels are not what they were."""
-    before = {str(b): b.tunnel for b in old.backends if b.forward is Forward.TUNNEL}
-    names = {str(backend) for backend in old.backends}
-    for backend in new.backends:
-        name = str(backend)
-        if backend.forward is not Forward.TUNNEL or name not in names:
+    before = {service.key: service for service in old.services}
+    other = old.settings.pmtu_disc != new.settings.pmtu_disc
+    for service in new.services:
+        was = before.get(service.key)
+        if was is None or Forward.TUNNEL not in service.forwards:
             continue
-        if before.get(name) != backend.tunnel:
-            wanted = row(schema, backend, source)
-            yield Block("tunnels", places[name].id * len(wanted), wanted)
+        if was is service and not other:
+            continue
+        had = {str(b): b.tunnel if b.forward is Forward.TUNNEL else None for b in was.backends}
+        for backend in service.backends:
+            name = str(backend)
+            if backend.forward is not Forward.TUNNEL or name not in had:
+                continue
+            if other or had[name] != backend.tunnel:
+                wanted = row(schema, backend, source, new.settings)
+                start = places[str(service.key)].backends[name].id * len(wanted)
+                yield Block("tunnels", start, wanted)
 
 
 def following(config: Config) -> Iterator[tuple[Service, Backend]]:

@@ -209,19 +209,6 @@ def test_a_client_whose_packet_is_too_big_is_told_the_mtu(datapath: Datapath) ->
     assert datapath.reasons() == {"forwarded": 1, "too_big": 2}
 
 
-def test_a_packet_that_may_be_cut_into_fragments_is_dropped_without_a_word(
-    datapath: Datapath,
-) -> None:
-    datapath.apply(BOTH)
-    ip("link", "set", "lb1", "mtu", "1300")
-    try:
-        frame = datapath.to_host(filled(CLIENT, VIP, 1273))
-        assert datapath.send_tc(frame) == Verdict("drop", bytes(frame))
-    finally:
-        ip("link", "set", "lb1", "mtu", "1500")
-    assert datapath.reasons() == {"too_big": 1}
-
-
 # ------------------------------------------------------------------------------ who gets no answer
 
 NOBODY = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255"]

@@ -1,0 +1,158 @@
+/* The program that sends an IPv4 packet in fragments, one a run. */
+#define CUT_PARTS (CUT_MOST / CUT_PART)
+#define CUT_UNIT 8
+
+#if !HOOK_IS_XDP
+
+/* Finds the road, which has room for so much of each fragment, and its Ethernet header. */
+static __always_inline int cut_learn(struct hook_context *ctx, struct cut *cut, u32 id)
+{
+	struct backend *backend = ROW(backends, id);
+	bool ipv6 = backend->family == FAMILY_IPV6;
+	struct bpf_fib_lookup fib = {};
+	u8 *head = (u8 *)cut->head;
+
+	if (nexthop_ask(ctx, &fib, ipv6, backend->address) != FIB_SUCCESS)
+		return REASON_NO_ROUTE;
+	__builtin_memcpy(head, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(head + ETH_ALEN, fib.smac, ETH_ALEN);
+	*(__be16 *)(head + 2 * ETH_ALEN) = ETHERNET_IPV4;
+	cut->ifindex = fib.ifindex;
+	cut->room = (fib.mtu_result - sizeof(struct iphdr)) & ~(CUT_UNIT - 1);
+	return fib.mtu_result >= IPV4_LEAST_MTU ? REASON_OK : REASON_TOO_BIG;
+}
+
+/* Takes all after the IP header aside. */
+static __always_inline int cut_take(struct hook_context *ctx, struct cut *cut, u64 cpu)
+{
+	u8 *payload = (u8 *)CPU_ROW(cut_payloads, cpu, 0)->words;
+	u64 left = cut->total, part, done = 0;
+
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < CUT_PARTS; i++) {
+		if (!left)
+			break;
+		part = left < CUT_PART ? left : CUT_PART;
+		asm volatile("" : "+r"(done));
+		if (hook_load(ctx, PLAIN_HEAD + sizeof(struct iphdr) + done,
+			      payload + (done & CUT_MOST - 1), part, CUT_PART))
+			return REASON_INTERNAL;
+		done += part;
+		left -= part;
+	}
+	return left ? REASON_TOO_BIG : REASON_OK;
+}
+
+/* Reads the packet that is to be sent in parts. */
+static __always_inline int cut_begin(struct hook_context *ctx, struct journey *journey)
+{
+	struct cut *cut = &journey->cut;
+	struct iphdr *ip = (struct iphdr *)cut->header;
+	u32 total;
+	int reason;
+
+	if (bpf_skb_load_bytes(ctx, PLAIN_HEAD, cut->header, sizeof(*ip)))
+		return REASON_INTERNAL;
+	total = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+	/* options would have to be chosen for each part */
+	if (ip->ihl != 5 || total - 1 >= CUT_MOST)
+		return REASON_TOO_BIG;
+	cut->total = total;
+	cut->done = 0;
+	cut->base = bpf_ntohs(ip->frag_off & IPV4_OFFSET);
+	cut->more = ip->frag_off & IPV4_MORE;
+	reason = cut_learn(ctx, cut, journey->forwarding.backend);
+	return reason ? reason : cut_take(ctx, cut, journey->packet.cpu);
+}
+
+/* Makes the frame the next fragment, of so many bytes after its IP header. */
+static __always_inline int cut_shape(struct hook_context *ctx, struct cut *cut, u64 cpu, u32 bytes)
+{
+	u8 *payload = (u8 *)CPU_ROW(cut_payloads, cpu, 0)->words;
+	u32 offset = PLAIN_HEAD + sizeof(struct iphdr);
+	u64 from = cut->done, left = bytes, part;
+
+	if (hook_cut(ctx, offset + bytes))
+		return REASON_INTERNAL;
+	/* the first has its part where it is */
+	if (!from)
+		return REASON_OK;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < CUT_PARTS; i++) {
+		if (!left)
+			break;
+		part = left < CUT_PART ? left : CUT_PART;
+		asm volatile("" : "+r"(from));
+		if (hook_store(ctx, offset, payload + (from & CUT_MOST - 1), part, CUT_PART))
+			return REASON_INTERNAL;
+		from += part;
+		offset += part;
+		left -= part;
+	}
+	return left ? REASON_INTERNAL : REASON_OK;
+}
+
+/* Writes both headers of the fragment. */
+static __always_inline int cut_head(struct hook_context *ctx, struct cut *cut, u32 bytes)
+{
+	struct iphdr *ip = (struct iphdr *)cut->header;
+	bool more = cut->more || cut->done + bytes < cut->total;
+
+	ip->tot_len = bpf_htons(bytes + sizeof(*ip));
+	ip->frag_off = bpf_htons(cut->base + cut->done / CUT_UNIT) | (more ? IPV4_MORE : 0);
+	ip->check = 0;
+	cut->header[2] &= 0xffffffff;
+	ip->check = ~checksum_fold(checksum_words(cut->header, 3));
+	if (bpf_skb_store_bytes(ctx, PLAIN_HEAD, ip, sizeof(*ip), 0) ||
+	    bpf_skb_store_bytes(ctx, 0, cut->head, PLAIN_HEAD, 0))
+		return REASON_INTERNAL;
+	return REASON_OK;
+}
+
+/* Sends one fragment; the program calls itself until it comes to the last. */
+static __always_inline int cut_send(struct hook_context *ctx, struct journey *journey)
+{
+	struct cut *cut = &journey->cut;
+	u64 cpu = journey->packet.cpu;
+	u32 left, bytes;
+	int reason;
+
+	if (!cut->total) {
+		reason = cut_begin(ctx, journey);
+		if (reason)
+			return reason;
+		/* the verifier would follow both loops together */
+		programs.call(ctx, PROGRAM_CUT);
+		return REASON_INTERNAL;
+	}
+	left = cut->total - cut->done;
+	bytes = left < cut->room ? left : cut->room;
+	if (cut_shape(ctx, cut, cpu, bytes) || cut_head(ctx, cut, bytes))
+		return REASON_INTERNAL;
+	if (bytes == left) {
+		journey->packet.action = bpf_redirect(cut->ifindex, 0);
+		return REASON_OK;
+	}
+	if (bpf_clone_redirect(ctx, cut->ifindex, 0))
+		return REASON_NO_ROUTE;
+	cut->done += bytes;
+	programs.call(ctx, PROGRAM_CUT);
+	/* more fragments than programs may call each other */
+	return REASON_TOO_BIG;
+}
+
+/* The program's whole way. */
+static __always_inline int cut_exit(struct hook_context *ctx, struct journey *journey)
+{
+	struct forwarding *forwarding = &journey->forwarding;
+	struct packet *packet = &journey->packet;
+	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
+	int reason = cut_send(ctx, journey);
+
+	if (reason)
+		return exit_with(ctx, reason, packet, forwarding->mark);
+	forward_count(ctx, packet, lane, forwarding, 1);
+	return exit_with(ctx, forwarding->reason, packet, forwarding->mark);
+}
+
+#endif
