@@ -320,7 +320,6 @@ class Settings:
     conn_reuse_mode: int = 1
     require_local: bool = True
     cache_bypass: bool = False
-    pmtu_disc: bool = True
     sloppy_tcp: bool = False
     sloppy_sctp: bool = False
     secure_tcp: int = 0
@@ -331,6 +330,7 @@ class Settings:
     timeout_udp: int = 300
     lblc_expiration: int = DEFAULT_LOCALITY
     lblcr_expiration: int = DEFAULT_LOCALITY
+    pmtu_disc: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

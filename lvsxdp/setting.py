@@ -75,11 +75,6 @@ SETTINGS = (
         "What a mark service has no backend for goes up, to be forwarded where it is addressed to.",
         ipvs=False,
     ),
-    Setting(
-        "pmtu_disc",
-        "A tunnel's packet has DF where what is in it has; else it never has, and is cut.",
-        ipvs=True,
-    ),
     Setting("sloppy_tcp", "Any TCP packet without RST opens a connection.", ipvs=False),
     Setting("sloppy_sctp", "Any SCTP packet opens one, unless it begins with ABORT.", ipvs=False),
     Setting(
@@ -111,6 +106,11 @@ SETTINGS = (
         "The same of lblcr, and that a set of several stays as it is.",
         ipvs=DEFAULT_LOCALITY,
         numbers=SECONDS,
+    ),
+    Setting(
+        "pmtu_disc",
+        "A tunnel's packet has DF where what is in it has; else it never has, and is cut.",
+        ipvs=True,
     ),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}

@@ -193,6 +193,7 @@ CONFIGS = st.builds(
         st.sampled_from((0, 3)),
         st.integers(1, 2**31 - 1),
         *(st.integers(1, MAX_PERSISTENCE) for _ in range(5)),
+        st.booleans(),
     ),
     capacity=st.builds(
         Capacity,
