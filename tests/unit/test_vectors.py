@@ -40,7 +40,7 @@ def test_every_section_of_the_given_file_is_understood() -> None:
     assert Counter(case.section for case in cases if not case.left) == {
         **{"hash_values": 10, "mh_servers": 7, "tables": 6, "schedulers": 78, "thresholds": 3},
         **{"persistence": 12, "fwmark": 2, "tcp_states": 37, "sctp_states": 5, "no_service": 6},
-        **{"drop_packet": 1, "transition_tables": 54},
+        **{"drop_packet": 1, "transition_tables": 54, "forwarding": 17},
     }
     assert all(case.steps for case in cases if not case.left)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from lvsxdp.errors import LvsxdpError
-from tests.vectors import acts, checks, hashing
+from tests.vectors import acts, checks, hashing, leaving
 from tests.vectors.lab import Lab
 from tests.vectors.runs import Failed, Run, perform
 from tests.vectors.stage import Stage
 from tests.vectors.steps import Case
 
 # whose steps `perform` knows by their being imported
-PERFORMERS = (acts, checks, hashing)
+PERFORMERS = (acts, checks, hashing, leaving)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.vectors import defence, outcomes, places, schedulers, states
+from tests.vectors import defence, forwarding, outcomes, places, schedulers, states
 from tests.vectors.places import Node
 from tests.vectors.situations import situation
 from tests.vectors.steps import Answers, Case, Step
@@ -18,13 +18,11 @@ FORMAT = 1
 ABOUT = {"format", "kernel", "hash_functions"}
 # sections of later issues: which of their fields hold the cases, empty for the section itself
 LATER = {
-    "forwarding": ("cases", "icmp_nat"),
     "sync": ("messages",),
     "cli": ("cases",),
     "unverified": (),
 }
 LATER_REASON = {
-    "forwarding": "not all forwarding methods are built yet",
     "sync": "synchronisation is not built yet",
     "cli": "ipvsadm's command line is not built yet",
     "unverified": "what no kernel has shown is not run",
@@ -119,5 +117,6 @@ _SECTIONS: Mapping[str, Callable[[Node], Iterator[Case]]] = {
     "sctp_states": states.sctp,
     "no_service": _no_service,
     "drop_packet": defence.drops,
+    "forwarding": forwarding.forwards,
     "transition_tables": states.transitions,
 }

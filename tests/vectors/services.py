@@ -54,6 +54,7 @@ class Service:
     servers: tuple[Server, ...] = ()
     forward: str = "dr"
     engine: str | None = None
+    tunnel: tuple[tuple[str, object], ...] = ()  # keys and values
 
     @property
     def family(self) -> str:
@@ -269,6 +270,8 @@ def _service_row(service: Service) -> dict[str, Any]:
         row["one_packet"] = True
     if service.forward != "dr":
         row["forward"] = service.forward
+    if service.tunnel:
+        row["tunnel"] = dict(service.tunnel)
     row["backends"] = [_backend_row(each, service.forward) for each in service.servers]
     return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from tests.vectors.commands import Command
 from tests.vectors.services import Mark, Server, Service
@@ -128,6 +129,26 @@ class Close:
     server: str
     count: int | None
     gone: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaves:
+    """A packet as YAML describes it, and what leaves of it; `mtu` is what its road takes."""
+
+    service: Service
+    request: Mapping[str, Any]
+    mtu: int | None
+    expected: Mapping[str, Any]
+    is_local: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """An ICMP error as a case says it, and what becomes of it for its client or server."""
+
+    said: Mapping[str, str | None]
+    to: str
+    expected: Mapping[str, str]
 
 
 # ----------------------------------------------------------------------------------------- checks
@@ -263,6 +284,8 @@ Act = (
     | Continued
     | Load
     | Close
+    | Leaves
+    | Error
     | Templates
     | NoTemplate
     | Connection
