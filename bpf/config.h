@@ -152,6 +152,10 @@
 
 /* How long fragments follow their first: as long as Linux waits for them. */
 #define FRAGMENT_LIFE ((u64)30 * HZ)
+/* How long the MTU of a tunnel's way is remembered, as Linux does; and the least that is believed. */
+#define PATH_LIFE ((u64)600 * HZ)
+#define PATH_LEAST_MTU4 552
+#define PATH_LEAST_MTU6 1280
 /* How long a next hop is remembered, and how often one packet confirms it by the kernel's road. */
 #define NEXTHOP_LIFE ((u64)HZ)
 /* How often a connection tells its persistence entry until when it lives. */

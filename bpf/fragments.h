@@ -22,25 +22,44 @@ static __always_inline int cut_learn(struct hook_context *ctx, struct cut *cut, 
 	return fib.mtu_result >= IPV4_LEAST_MTU ? REASON_OK : REASON_TOO_BIG;
 }
 
-/* Takes all after the IP header aside. */
-static __always_inline int cut_take(struct hook_context *ctx, struct cut *cut, u64 cpu)
+/*
+ * Copies one part between the frame and what was taken aside: as far as that has come is in the
+ * journey, where the verifier forgets it, since it would follow the loops for every length.
+ */
+static __always_inline int cut_copy(struct hook_context *ctx, struct cut *cut, u8 *payload,
+				    bool is_taken)
+{
+	u64 left = READ_ONCE(cut->left), part = left < CUT_PART ? left : CUT_PART;
+	u32 offset = READ_ONCE(cut->offset), from = READ_ONCE(cut->from);
+	int failed;
+
+	asm volatile("" : "+r"(from));
+	payload += from & CUT_MOST - 1;
+	failed = is_taken ? hook_load(ctx, offset, payload, part, CUT_PART) :
+			    hook_store(ctx, offset, payload, part, CUT_PART);
+	WRITE_ONCE(cut->left, left - part);
+	WRITE_ONCE(cut->offset, offset + part);
+	WRITE_ONCE(cut->from, from + part);
+	return failed;
+}
+
+/* Copies so many bytes from what stands after the IP header, or to there. */
+static __always_inline int cut_copy_all(struct hook_context *ctx, struct cut *cut, u64 cpu,
+					u32 bytes, u32 from, bool is_taken)
 {
 	u8 *payload = (u8 *)CPU_ROW(cut_payloads, cpu, 0)->words;
-	u64 left = cut->total, part, done = 0;
 
+	WRITE_ONCE(cut->left, bytes);
+	WRITE_ONCE(cut->offset, PLAIN_HEAD + sizeof(struct iphdr));
+	WRITE_ONCE(cut->from, from);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < CUT_PARTS; i++) {
-		if (!left)
+		if (!READ_ONCE(cut->left))
 			break;
-		part = left < CUT_PART ? left : CUT_PART;
-		asm volatile("" : "+r"(done));
-		if (hook_load(ctx, PLAIN_HEAD + sizeof(struct iphdr) + done,
-			      payload + (done & CUT_MOST - 1), part, CUT_PART))
+		if (cut_copy(ctx, cut, payload, is_taken))
 			return REASON_INTERNAL;
-		done += part;
-		left -= part;
 	}
-	return left ? REASON_TOO_BIG : REASON_OK;
+	return READ_ONCE(cut->left) ? REASON_INTERNAL : REASON_OK;
 }
 
 /* Reads the packet that is to be sent in parts. */
@@ -62,34 +81,16 @@ static __always_inline int cut_begin(struct hook_context *ctx, struct journey *j
 	cut->base = bpf_ntohs(ip->frag_off & IPV4_OFFSET);
 	cut->more = ip->frag_off & IPV4_MORE;
 	reason = cut_learn(ctx, cut, journey->forwarding.backend);
-	return reason ? reason : cut_take(ctx, cut, journey->packet.cpu);
+	return reason ? reason : cut_copy_all(ctx, cut, journey->packet.cpu, total, 0, true);
 }
 
 /* Makes the frame the next fragment, of so many bytes after its IP header. */
 static __always_inline int cut_shape(struct hook_context *ctx, struct cut *cut, u64 cpu, u32 bytes)
 {
-	u8 *payload = (u8 *)CPU_ROW(cut_payloads, cpu, 0)->words;
-	u32 offset = PLAIN_HEAD + sizeof(struct iphdr);
-	u64 from = cut->done, left = bytes, part;
-
-	if (hook_cut(ctx, offset + bytes))
+	if (hook_cut(ctx, PLAIN_HEAD + sizeof(struct iphdr) + bytes))
 		return REASON_INTERNAL;
 	/* the first has its part where it is */
-	if (!from)
-		return REASON_OK;
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < CUT_PARTS; i++) {
-		if (!left)
-			break;
-		part = left < CUT_PART ? left : CUT_PART;
-		asm volatile("" : "+r"(from));
-		if (hook_store(ctx, offset, payload + (from & CUT_MOST - 1), part, CUT_PART))
-			return REASON_INTERNAL;
-		from += part;
-		offset += part;
-		left -= part;
-	}
-	return left ? REASON_INTERNAL : REASON_OK;
+	return cut->done ? cut_copy_all(ctx, cut, cpu, bytes, cut->done, false) : REASON_OK;
 }
 
 /* Writes both headers of the fragment. */

@@ -56,8 +56,22 @@ struct cut {
 	u32 ifindex;
 	u32 base; /* the packet's own place, where it is a fragment itself; in units of 8 bytes */
 	u32 more; /* and others of its packet follow it */
+	u32 left; /* of what is copied, */
+	u32 offset; /* in the frame, */
+	u32 from; /* and in what was taken aside */
+	u32 padding;
 	u64 header[3]; /* IPv4's, 20 bytes */
 	u64 head[2]; /* Ethernet's, 14 bytes */
+};
+
+/* A tunnel's own packet, as an ICMP error quotes it. */
+struct learning {
+	u64 from[2];
+	u64 to[2];
+	u32 protocol;
+	u32 offset; /* in the frame: of what follows the quoted IP header */
+	u32 mtu;
+	u32 padding;
 };
 
 /* What one packet's programs hand over to each other: one struct a CPU. */
@@ -127,5 +141,6 @@ struct journey {
 	u32 summed; /* by a tunnel with a checksum: the packet's sum is known */
 	u64 sum;
 	struct cut cut;
+	struct learning learning;
 	u32 one_packet; /* scheduled for itself alone: no connection comes of it */
 };

@@ -56,6 +56,7 @@
 #include "entry.h"
 #include "quote.h"
 #include "follow.h"
+#include "learn.h"
 #include "connect.h"
 #include "new.h"
 
@@ -383,6 +384,15 @@ int wrap_packet6(struct hook_context *ctx)
 
 	packet.type = ETHERNET_IPV6;
 	return wrap_exit(ctx, &packet);
+}
+
+/* The program for an error about a tunnel's own packet, which then goes up. */
+int learn_path(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+
+	learn_mtu(ctx, journey);
+	return exit_with(ctx, REASON_OTHER_PROTOCOL, &journey->packet, 0);
 }
 
 /* The program that sums up a packet whose tunnel wants that; back to the one for tunnels. */

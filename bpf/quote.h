@@ -283,18 +283,63 @@ static __always_inline bool quote_read(struct hook_context *ctx, struct packet *
 					quote_read4(ctx, packet, quote);
 }
 
+/* Too big, for a router on the way of what is quoted: the MTU that it tells, else 0. */
+static __always_inline u32 quote_mtu(struct hook_context *ctx, struct packet *packet,
+				     struct quote *quote)
+{
+	struct icmp_error error;
+	u32 mtu;
+
+	if (hook_load(ctx, quote->message, &error, sizeof(error), sizeof(error)))
+		return 0;
+	mtu = bpf_ntohl(error.rest);
+	if (packet_is_ipv6(packet))
+		return error.type == ICMP6_PACKET_TOO_BIG ? mtu : 0;
+	return error.type == ICMP4_UNREACHABLE && error.code == ICMP4_TOO_BIG ? mtu & 0xffff : 0;
+}
+
+/* On to the program that learns from an error about a packet of a tunnel's own. */
+static __always_inline void quote_learn(struct hook_context *ctx, struct packet *packet,
+					struct quote *quote)
+{
+	struct journey *journey = maps_journey();
+	struct learning *learning = &journey->learning;
+	u8 protocol = quote->protocol;
+
+	if (!FEATURE_TUNNEL || (protocol != IPPROTO_IPIP && protocol != IPPROTO_IPV6 &&
+				protocol != IPPROTO_GRE && protocol != IPPROTO_UDP))
+		return;
+	learning->mtu = quote_mtu(ctx, packet, quote);
+	if (!learning->mtu)
+		return;
+	learning->protocol = protocol;
+	learning->offset = quote->transport;
+	learning->from[0] = quote->inner[0];
+	learning->from[1] = quote->inner[1];
+	learning->to[0] = quote->inner[2];
+	learning->to[1] = quote->inner[3];
+	journey->packet = *packet;
+	programs.call(ctx, PROGRAM_LEARN);
+}
+
 /* The way of a packet of another protocol, which may be such an error. */
 static __always_inline int quote_packet_of(struct hook_context *ctx, struct packet *packet)
 {
 	struct quote quote = {};
+	bool is_flow = quote_read(ctx, packet, &quote);
 	u64 now = clock_now();
 	int reason;
 
-	if (!quote_read(ctx, packet, &quote) || !quote_is_addressed(&quote) ||
-	    !entry_is_for_host(ctx, packet))
+	if (!quote_is_addressed(&quote) || !entry_is_for_host(ctx, packet))
 		return REASON_OTHER_PROTOCOL;
+	if (!is_flow) {
+		quote_learn(ctx, packet, &quote);
+		return REASON_OTHER_PROTOCOL;
+	}
 	quote_key(packet, &quote);
 	reason = quote_forward(ctx, packet, &quote, now);
+	if (reason == REASON_OTHER_PROTOCOL && quote.protocol == IPPROTO_UDP)
+		quote_learn(ctx, packet, &quote);
 	if (!FEATURE_NAT || reason != REASON_OTHER_PROTOCOL || !quote_is_answer(packet, &quote))
 		return reason;
 	return packet_is_ipv6(packet) ? quote_answer(TABLE_CONNECTIONS6, ctx, packet, &quote, now) :

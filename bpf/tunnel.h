@@ -24,12 +24,13 @@ static __always_inline bool tunnel_is_used(u64 route)
 	return FEATURE_TUNNEL && route_method(route) == METHOD_TUNNEL;
 }
 
-/* Packets get an IP header that is as their own, and nothing else. */
+/* Packets get an IP header that is as their own, and nothing else; no router has complained. */
 static __always_inline bool tunnel_is_mere(struct tunnel *tunnel)
 {
 	struct tunnel_options *options = (struct tunnel_options *)&tunnel->options;
 
-	return options->type == TUNNEL_TYPE_IPIP && !(options->flags & TUNNEL_CUT);
+	return options->type == TUNNEL_TYPE_IPIP && !(options->flags & TUNNEL_CUT) &&
+	       !READ_ONCE(tunnel->path);
 }
 
 static __always_inline bool tunnel_is_outer6(struct forwarding *forwarding)

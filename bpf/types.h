@@ -77,6 +77,7 @@ enum program {
 	PROGRAM_FRAGMENT4 = 33,
 	PROGRAM_FRAGMENT6 = 34,
 	PROGRAM_CUT = 35, /* of TC alone */
+	PROGRAM_LEARN = 36,
 	PROGRAM_MAX = 64,
 };
 
@@ -404,7 +405,7 @@ struct tunnel_options {
 struct tunnel {
 	__be32 source[4]; /* 0: nothing is known to lead to the backend */
 	u64 options;
-	u64 padding;
+	u64 path; /* MTU of a router on the way, which the data plane learns: jiffies << 16 | bytes */
 };
 
 /* What the fragments of a packet have in common. */

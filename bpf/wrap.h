@@ -214,6 +214,22 @@ static __always_inline int wrap_store(struct hook_context *ctx, struct wrapping 
 		       REASON_OK;
 }
 
+/* What the way to the backend takes: the road's MTU, or less where a router has told so; 0: unknown. */
+static __always_inline u32 wrap_mtu(struct forwarding *forwarding, u32 mtu)
+{
+	struct tunnel *tunnel = ROW(tunnels, forwarding->backend);
+	u64 path = READ_ONCE(tunnel->path);
+	u32 told = path & 0xffff;
+
+	if (!path)
+		return mtu;
+	if (clock_now() >= path >> 16) {
+		word_change(&tunnel->path, path, 0);
+		return mtu;
+	}
+	return mtu && mtu < told ? mtu : told;
+}
+
 /* Makes up the outer headers for the packet, before which there is room, and stores them. */
 static __always_inline int wrap_fill(struct hook_context *ctx, struct packet *packet,
 				     struct forwarding *forwarding, struct wrapping *wrapping,
@@ -267,6 +283,8 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 	wrap_begin(ctx, forwarding, &wrapping);
 	if (!wrap_settle_sum(ctx, packet, &wrapping, maps_journey()))
 		return REASON_INTERNAL;
+	if (packet->bytes + wrapping.bytes > wrap_mtu(forwarding, 0xffff))
+		return forward_hand_over(ctx, packet, forwarding);
 	reason = forward_settle(ctx, packet, lane, forwarding, packet->bytes + wrapping.bytes);
 	if (reason == REASON_LOCAL_BACKEND)
 		return forward_count_here(ctx, packet, lane, forwarding);
@@ -331,7 +349,7 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 	if (reason)
 		return reason;
 	wrap_begin(ctx, forwarding, &wrapping);
-	is_cut = forward_is_too_big(ctx, packet, mtu, wrapping.bytes);
+	is_cut = forward_is_too_big(ctx, packet, wrap_mtu(forwarding, mtu), wrapping.bytes);
 	if (is_cut && !wrap_may_cut(ctx, packet, &wrapping))
 		return REASON_TOO_BIG;
 	if (!wrap_settle_sum(ctx, packet, &wrapping, maps_journey()))

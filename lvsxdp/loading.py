@@ -60,6 +60,7 @@ STEPS = {
     "follow_packet4": "fragment4",
     "follow_packet6": "fragment6",
     "cut_packet": "cut",
+    "learn_path": "learn",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"

@@ -102,16 +102,16 @@ def test_a_drained_backend_gets_no_new_connection_from_a_port_used_again(
     assert [send("A"), send("FA"), send("S")] == ["10.0.0.12", "10.0.0.12", "10.0.0.11"]
 
 
-def test_a_packet_too_big_for_the_backends_link_is_dropped_by_tc_under_its_reason(
+def test_a_packet_too_big_for_the_backends_link_is_handed_to_tc_which_refuses_it(
     datapath: Datapath,
 ) -> None:
     datapath.apply(WEB)
     transport = TCP(sport=1001, dport=80, flags="S") / bytes(1600)
-    packet = to_host(datapath) / IP(src="198.51.100.7", dst="192.0.2.10") / transport
+    packet = to_host(datapath) / IP(src="198.51.100.7", dst="192.0.2.10", flags="DF") / transport
     handed = datapath.send(packet)
     assert handed.action == "pass"
     assert handed.handover is not None and handed.handover["reason"] == "forwarded"
-    assert datapath.send_tc(packet).action == "drop"
+    assert datapath.backend_of(datapath.send_tc(packet)) is None
     assert datapath.reasons() == {"too_big": 1}
 
 

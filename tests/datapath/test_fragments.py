@@ -106,6 +106,7 @@ def test_an_answer_in_fragments_goes_to_the_client_from_the_virtual_end(
             if by_kernel:
                 assert datapath.send_tc(frame, "lb1").frame[14:] == bytes(expected)
                 continue
+            datapath.confirm()
             got = datapath.send(frame, "lb1")
             link = Ether(src=datapath.mac["lb0"], dst=CLIENTS[CLIENT[version]])
             assert (got.action, got.frame) == ("redirect", bytes(link / expected))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import GRE, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData, SCTPChunkInit
 from scapy.packet import Raw
@@ -365,3 +365,91 @@ def test_without_a_road_a_packet_is_dropped(datapath: Datapath) -> None:
     datapath.apply(kind.text.replace(BACKEND[6], "2001:db8:77::1"))
     assert datapath.deliver(kind.first()).action == "drop"
     assert datapath.reasons() == {"no_route": 1}
+
+
+# ---- the way's MTU ----
+
+ROUTER = {4: "198.51.100.254", 6: "2001:db8:9::fe"}
+
+
+def complaint(kind: Kind, outer: bytes, mtu: int, length: int | None = None) -> Any:
+    """What a router says of the tunnel's own packet, to whom sent that."""
+    quoted = Raw(outer[:length])
+    if kind.outer == 4:
+        error = ICMP(type=3, code=4, nexthopmtu=mtu)
+        return IP(src=ROUTER[4], dst=OWN[4]) / error / quoted
+    return IPv6(src=ROUTER[6], dst=OWN[6]) / ICMPv6PacketTooBig(mtu=mtu) / quoted
+
+
+def told(datapath: Datapath, kind: Kind, size: int) -> int | None:
+    """The MTU that a client hears of whose packet is so large; None where it goes its way."""
+    sent = kind.later(payload=bytes(size - len(kind.later(payload=b""))))
+    there = datapath.deliver(sent)
+    if there.action == "redirect" and there.frame[:6].hex(":") != ROUTER_MAC:
+        assert datapath.send_tc(datapath.to_host(sent)).frame[:6].hex(":") != ROUTER_MAC
+        return None
+    back = Ether(datapath.send_tc(datapath.to_host(sent)).frame)
+    return int(back[ICMP].nexthopmtu if kind.inner == 4 else back[ICMPv6PacketTooBig].mtu)
+
+
+def to_own(datapath: Datapath, packet: Any) -> Any:
+    return Ether(src=ROUTER_MAC, dst=datapath.mac["lb1"]) / packet
+
+
+LEARNT = [k for k in KINDS if k.protocol == "tcp"]
+
+
+@pytest.mark.parametrize("kind", LEARNT, ids=str)
+@pytest.mark.parametrize("by_kernel", [False, True])
+def test_a_router_that_takes_less_is_heard_and_its_word_passed_on(
+    datapath: Datapath, kind: Kind, by_kernel: bool
+) -> None:
+    datapath.apply(kind.text)
+    outer = datapath.deliver(kind.first()).frame[14:]
+    overhead = len(outer) - len(kind.first())
+    assert told(datapath, kind, 1410) is None
+    frame = to_own(datapath, complaint(kind, outer, 1400))
+    got = datapath.send_tc(frame, "lb1") if by_kernel else datapath.send(frame, "lb1")
+    # the host has it, too
+    assert (got.action, got.frame) == ("pass", bytes(frame))
+    assert told(datapath, kind, 1410) == 1400 - overhead
+    assert told(datapath, kind, 1400 - overhead) is None
+    assert told(datapath, kind, 1400 - overhead + 1) == 1400 - overhead
+    # for ten minutes
+    for _ in range(3):
+        datapath.later(200)
+        datapath.deliver(kind.later())
+    datapath.later(1)
+    assert told(datapath, kind, 1410) is None
+
+
+@pytest.mark.parametrize("kind", SOME, ids=str)
+def test_what_quotes_no_packet_of_ours_is_not_believed(datapath: Datapath, kind: Kind) -> None:
+    datapath.apply(kind.text)
+    outer = datapath.deliver(kind.first()).frame[14:]
+    head = 20 if kind.outer == 4 else 40
+    inner = len(outer) - len(kind.first())
+    ports = inner + (20 if kind.inner == 4 else 40)
+    changed = (
+        # another backend's, another source's, another client's, another port's
+        outer[: head - 1] + b"\xee" + outer[head:],
+        outer[: head - (5 if kind.outer == 4 else 17)]
+        + b"\xee"
+        + outer[head - (4 if kind.outer == 4 else 16) :],
+        outer[:ports] + b"\xee\xee" + outer[ports + 2 :],
+        outer[: head + 8] if kind.type == "ipip" else outer[: inner + 8],
+    )
+    for each in changed:
+        frame = to_own(datapath, complaint(kind, each, 1400))
+        assert datapath.send(frame, "lb1").action == "pass"
+    assert told(datapath, kind, 1410) is None
+
+
+@pytest.mark.parametrize(("kind", "least"), [(Kind(4, 4), 552 - 20), (Kind(4, 6), 1280 - 40)])
+def test_no_router_makes_the_way_smaller_than_any_is(
+    datapath: Datapath, kind: Kind, least: int
+) -> None:
+    datapath.apply(kind.text)
+    outer = datapath.deliver(kind.first()).frame[14:]
+    datapath.send(to_own(datapath, complaint(kind, outer, 68)), "lb1")
+    assert told(datapath, kind, 1410) == least
