@@ -134,7 +134,8 @@ int sink(struct xdp_md *ctx)
 
 	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	if (frame[12] != 8 || frame[13] || ip->protocol != IPPROTO_TCP)
+	if (frame[12] != 8 || frame[13] ||
+	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_IPIP))
 		return XDP_DROP;
 	backend = frame[5] - 0x0b;
 	address = expected.lookup(&backend);

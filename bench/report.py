@@ -28,6 +28,7 @@ COLUMNS = {
     "control": ("unit", "min", "median", "max", "target"),
     "stages": ("net", "step"),
     "throughput": ("min", "median", "max", "ns_above_generator"),
+    "instructions": ("min", "max", "above_generator", "ipvs_by_ours"),
     "cpus": ("min", "median", "max", "ratio", "ratio_of_best", "wanted_ratio"),
     "ageing": ("unit", "min", "median", "lines_a_second", "target"),
 }
@@ -36,6 +37,8 @@ HEADS = {
     "max": "maximum",
     "ns_above_generator": "ns beyond the generator",
     "lines_a_second": "lines a second",
+    "above_generator": "beyond the generator",
+    "ipvs_by_ours": "IPVS's by ours",
     "ratio_of_best": "ratio of the best",
     "wanted_ratio": "wanted",
 }
@@ -56,6 +59,11 @@ MEANINGS = {
     "new_persistent_miss": "new connection, entry made",
     "not_ours": "no service",
     "lvsxdp_dr": "native XDP, direct routing",
+    "lvsxdp_nat": "native XDP, to its backend by nat, with another port",
+    "lvsxdp_tunnel": "native XDP, by ipip",
+    "ipvs_dr": "kernel IPVS, `-g`",
+    "ipvs_nat": "kernel IPVS, `-m`",
+    "ipvs_tunnel": "kernel IPVS, `-i`",
     "generator": "each frame ends where a balancer would get it",
     "nft_dnat_numgen": "one rule, `dnat to numgen inc mod 2 map`",
     "nft_dnat_map": "kube-proxy's chains, `numgen random mod 2 vmap`",

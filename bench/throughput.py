@@ -8,13 +8,14 @@ import dataclasses
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench import live, packet, record
 from bench.live import Balancer, Ends, Flows
 from bench.packet import ACK, SYN
 from lvsxdp import attaching, config, controller, loading, network
+from lvsxdp.model import Config
 from lvsxdp.network import Network
 
 FLOWS = 1 << 14
@@ -65,8 +66,19 @@ class Subject:
     lost: int = 0
 
 
+def loaded(text: str) -> Config:
+    """A configuration with its tables' sizes settled."""
+    wanted = config.load(text)[0]
+    return dataclasses.replace(wanted, capacity=loading.sized(wanted.capacity, loading.memory()))
+
+
 @contextlib.contextmanager
-def lvsxdp(balancer: Balancer, cache: Path, text: str = CONFIG) -> Iterator[controller.Balancer]:
+def lvsxdp(
+    balancer: Balancer,
+    cache: Path,
+    text: str = CONFIG,
+    defines: Mapping[str, object] | None = None,
+) -> Iterator[controller.Balancer]:
     """lvsxdp in native mode in a balancer's namespace."""
     for vip in live.VIPS:
         live.ip(balancer.namespace, "addr", "add", f"{vip}/32", "dev", "lb0")
@@ -76,7 +88,7 @@ def lvsxdp(balancer: Balancer, cache: Path, text: str = CONFIG) -> Iterator[cont
         for sysctl in controller.SYSCTLS:
             network.set_sysctl(sysctl, "1")
         with Network() as net:
-            build = loading.Build(cache=cache)
+            build = loading.Build(defines or {}, cache=cache)
             attaching.attach(where, net, ("lb0",), config.load(text)[0], "native", build=build)
         with controller.Balancer.open(where) as opened:
             yield opened
@@ -85,7 +97,7 @@ def lvsxdp(balancer: Balancer, cache: Path, text: str = CONFIG) -> Iterator[cont
         shutil.rmtree(where.files, ignore_errors=True)
 
 
-def _drained(outer: Ends, balancer: Balancer) -> None:
+def drain(outer: Ends, balancer: Balancer) -> None:
     """Nothing is forwarded: each frame ends where a balancer would get it."""
     network.enter_namespace(balancer.namespace)
     with Network() as net:
@@ -106,7 +118,7 @@ def subjects(outer: Ends, cache: Path) -> Iterator[list[Subject]]:
     """All that is compared, each in its own namespace."""
     direct, translated = (VIP, VIP), live.BACKENDS
     kernel: list[tuple[str, Callable[[Balancer], None], tuple[str, ...], int]] = [
-        ("generator", lambda b: _drained(outer, b), direct, 1),
+        ("generator", lambda b: drain(outer, b), direct, 1),
         ("nft_dnat_numgen", lambda b: _forwarding(b, NFT_NUMGEN), translated, 2),
         ("nft_dnat_map", lambda b: _forwarding(b, NFT_MAP), translated, 2),
         ("forward", _forwarding, direct, 1),

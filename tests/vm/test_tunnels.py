@@ -27,7 +27,11 @@ HOME = {"4": "10.0.20.11", "6": "2001:db8:20::11"}
 DEVICES = {
     "ipip": (("ipip",), (), "tunl0"),
     "gre": (("ip_gre",), (), "gre0"),
-    "gre csum": (("ip_gre",), (), "gre0"),
+    "gre csum": (
+        ("ip_gre",),
+        ("link add gre1 type gre local 10.0.20.11 remote 10.0.20.1 icsum",),
+        "gre1",
+    ),
     "gue": (("ipip", "fou"), ("fou add port 6080 gue",), "tunl0"),
     "gue csum": (("ipip", "fou"), ("fou add port 6080 gue",), "tunl0"),
     "4-in-6": (("ip6_tunnel",), ("link set ip6tnl0 type ip6tnl mode any",), "ip6tnl0"),
