@@ -34,7 +34,7 @@ enum reason {
 	REASON_BYPASSED = 29, /* handed up, for the host to forward */
 	REASON_NO_CALL_ID = 30, /* to a service with the persistence engine sip */
 	REASON_FRAGMENT_EARLY = 31, /* handed up: its first has not been seen, or long ago */
-	REASON_MAX = 64,
+	REASON_MAX = 32,
 };
 
 enum scheduler {

@@ -27,7 +27,7 @@ SIX = SHOP.replace(
 settings:""",
 )
 # lvsxdp ARGUMENTS, killed before the step of this number: each change of an interface and of the
-# record, and every sixteenth pin that is made or removed.
+# record, and every fortieth pin that is made or removed.
 KILLED = """
 import os, pathlib, signal, sys
 from lvsxdp import cli, journal, loading, maps, network, state
@@ -42,7 +42,7 @@ def before(owner, name):
             return step(*arguments, **named)
         is_pin = name == "pin" or str(arguments[0]).startswith("/sys/fs/bpf/")
         pins += is_pin
-        if not is_pin or name == "rename" or pins % 16 == 0:
+        if not is_pin or name == "rename" or pins % 40 == 0:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1

@@ -5,7 +5,6 @@ Senders fill in their checksums here: what one on this very host left to a card,
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,28 +12,20 @@ from lab import layout
 from lab.topology import Lab
 from tests.e2e import test_traffic_fragments
 from tests.e2e.conftest import Balancer
-from tests.e2e.test_traffic_fragments import ask
-from tests.e2e.test_traffic_modes import SIDES, case_name
+from tests.e2e.test_traffic_fragments import ask, name_of
+from tests.e2e.test_traffic_modes import SIDES
 
 balancer = test_traffic_fragments.balancer
 NARROW = "900"
-CASES = [("native", False), ("generic", False), ("tc", False)]
+CASES = [("native", False, "dr"), ("generic", False, "nat"), ("tc", False, "nat")]
+forward = test_traffic_fragments.forward
+lab_options = test_traffic_fragments.lab_options
 
 
-@pytest.fixture(scope="module", params=CASES, ids=case_name)
-def case(request: pytest.FixtureRequest) -> tuple[str, bool]:
-    mode, offload = request.param
-    return str(mode), bool(offload)
-
-
-@pytest.fixture(scope="module", params=["dr", "nat"])
-def forward(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def lab_options(case: tuple[str, bool], forward: str) -> dict[str, Any]:
-    return {"forwarding": "lo", "offload": case[1]}
+@pytest.fixture(scope="module", params=CASES, ids=name_of)
+def case(request: pytest.FixtureRequest) -> tuple[str, bool, str]:
+    mode, offload, forward = request.param
+    return str(mode), bool(offload), str(forward)
 
 
 @pytest.fixture

@@ -42,22 +42,31 @@ sent = os.urandom(length)
 asker.sendto(sent, (address, port))
 print(asker.recvfrom(65536)[0] == sent)
 """
-CASES = [("native", False), ("generic", False), ("tc", False), ("tc", True)]
+# Mode, offloads, forwarding method: each of them with each road that differs for it.
+CASES = [
+    *(("native", False, forward) for forward in ("dr", "nat", "tunnel")),
+    *(("generic", False, "nat"), ("tc", False, "dr")),
+    *(("tc", True, "nat"), ("tc", True, "tunnel")),
+]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=case_name)
-def case(request: pytest.FixtureRequest) -> tuple[str, bool]:
-    mode, offload = request.param
-    return str(mode), bool(offload)
+def name_of(case: tuple[str, bool, str]) -> str:
+    return f"{case_name(case[:2])}, {case[2]}"
 
 
-@pytest.fixture(scope="module", params=["dr", "nat", "tunnel"])
-def forward(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=CASES, ids=name_of)
+def case(request: pytest.FixtureRequest) -> tuple[str, bool, str]:
+    mode, offload, forward = request.param
+    return str(mode), bool(offload), str(forward)
 
 
 @pytest.fixture(scope="module")
-def lab_options(case: tuple[str, bool], forward: str) -> dict[str, Any]:
+def forward(case: tuple[str, bool, str]) -> str:
+    return case[2]
+
+
+@pytest.fixture(scope="module")
+def lab_options(case: tuple[str, bool, str]) -> dict[str, Any]:
     return {"forwarding": "lo", "offload": case[1]}
 
 
@@ -85,7 +94,7 @@ def is_listening(lab: Lab, name: str, port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def balancer(
-    lab: Lab, case: tuple[str, bool], forward: str, tmp_path_factory: pytest.TempPathFactory
+    lab: Lab, case: tuple[str, bool, str], forward: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Balancer]:
     port = PORT + 1 if forward == "nat" else PORT
     for name in layout.BACKENDS:
