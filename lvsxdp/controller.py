@@ -267,8 +267,10 @@ class Balancer:
         return features.features_of(new) - self.state.features
 
     def _widen(self, new: Config, net: Network, host: Host) -> None:
-        from lvsxdp import swapping
+        from lvsxdp import loading, swapping
 
+        # older programs have no words for what is asked of them
+        loading.refuse_other_sources(self.state.described, self.build or loading.Build())
         # what cannot be applied is not compiled for
         tables.plan(self.schema, self.state.book.copy(), self.state.config, new, host)
         swapping.widen(self, net, self.missing(new))
@@ -364,9 +366,12 @@ class Balancer:
 
     def write_sources(self, net: Network) -> None:
         """Has tunnels follow the address that the routes choose for each."""
+        followed = list(tunnels.following(self.state.config))
+        if not followed:
+            return
         layout, rows = self.schema.values["tunnels"], self.map("tunnels")
         start, source = layout.fields["source"].offset, tunnels.cached(net.source)
-        for service, backend in tunnels.following(self.state.config):
+        for service, backend in followed:
             found, place = source(backend.address), self.state.book.services[str(service.key)]
             index = place.backends[str(backend)].id
             known = rows.look_up(records.number(index)) or b""

@@ -104,7 +104,8 @@ def defines(features: Iterable[Feature]) -> dict[str, object]:
 
 def compiled(defined: Mapping[str, object]) -> frozenset[Feature]:
     """The features that programs have which were compiled with these defines."""
-    return frozenset(feature for feature in Feature if int(str(defined[feature.define])))
+    # of programs of an older version, what it did not know of is not in them
+    return frozenset(f for f in Feature if int(str(defined.get(f.define, 0))))
 
 
 def names(features: Iterable[Feature]) -> str:

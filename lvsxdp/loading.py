@@ -242,6 +242,17 @@ def pinned_names(described: Mapping[str, Any]) -> frozenset[str]:
     return frozenset({*tables, *CONTROL, *hooks, *watches})
 
 
+def refuse_other_sources(described: Mapping[str, Any], build: Build) -> None:
+    """ConflictError where the programs that run were compiled from other C sources than these."""
+    from lvsxdp import compiler
+
+    if described["sources"] != compiler.digest(build.folder or compiler.sources()):
+        raise ConflictError(
+            "features are compiled in from the C sources that were loaded, and those here are "
+            "others: attach first takes these over (lvsxdp attach)"
+        )
+
+
 def load_wider(
     into: Path,
     pins: Path,
@@ -254,13 +265,7 @@ def load_wider(
 
     They are pinned in `into` and use the maps in `pins`, but for what only a new feature needs.
     """
-    from lvsxdp import compiler
-
-    if described["sources"] != compiler.digest(build.folder or compiler.sources()):
-        raise ConflictError(
-            "features are compiled in from the C sources that were loaded, and those here are "
-            "others: attach first takes these over (lvsxdp attach)"
-        )
+    refuse_other_sources(described, build)
     defines = {**described["defines"], **features.defines(wanted)}
     build = dataclasses.replace(build, keys=tuple(described["hash_keys"]))
     made = [FULL[f] for f in wanted - features.compiled(described["defines"]) if f in FULL]
