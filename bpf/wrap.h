@@ -66,7 +66,8 @@ static __always_inline bool wrap_is_plain(struct hook_context *ctx, struct packe
 	u8 protocol = packet_protocol(packet);
 
 	/* `transport` is 0 where the packet is no segment or datagram itself */
-	if (packet->transport != head || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
+	if (packet->fragment || packet->transport != head ||
+	    (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
 		return false;
 	return packet_has_sum(ctx, packet);
 }

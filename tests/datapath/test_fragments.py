@@ -123,6 +123,23 @@ def test_a_tunnel_takes_each_fragment_by_itself(datapath: Datapath, version: int
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_a_tunnels_checksum_is_over_the_fragment_that_is_in_it(
+    datapath: Datapath, version: int
+) -> None:
+    text = services("tunnel", version)
+    datapath.apply(
+        text.replace("tunnel,", "tunnel, tunnel: {type: gue, port: 6080, checksum: csum},")
+    )
+    for there, inner in zip(request(version), delivered(version, "dr"), strict=True):
+        for got in (datapath.deliver(there), datapath.send_tc(datapath.to_host(there))):
+            outer = (IP if version == 4 else IPv6)(got.frame[14:])
+            assert bytes(outer[UDP].payload)[4:] == bytes(inner)
+            found = outer[UDP].chksum
+            del outer[UDP].chksum
+            assert type(outer)(bytes(outer))[UDP].chksum == found
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_what_comes_before_its_first_goes_up_and_is_counted(
     datapath: Datapath, version: int
 ) -> None:

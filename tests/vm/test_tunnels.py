@@ -34,7 +34,14 @@ DEVICES = {
     ),
     "gue": (("ipip", "fou"), ("fou add port 6080 gue",), "tunl0"),
     "gue csum": (("ipip", "fou"), ("fou add port 6080 gue",), "tunl0"),
-    "4-in-6": (("ip6_tunnel",), ("link set ip6tnl0 type ip6tnl mode any",), "ip6tnl0"),
+    "4-in-6": (
+        ("ip6_tunnel",),
+        (
+            "link add tun46 type ip6tnl mode ipip6"
+            " local 2001:db8:20::11 remote 2001:db8:20::1 encaplimit none",
+        ),
+        "tun46",
+    ),
 }
 
 
