@@ -7,7 +7,7 @@ import os
 import random
 from collections import Counter
 
-from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1Q
 
@@ -25,10 +25,13 @@ marks:
   - {mark: 0, address: any, vlan: 7}
   - {mark: 9, address: "2001:db8::10/127", port: any}
 services:
-  - {mark: 7, persistence: {timeout: 60, netmask: 255.255.255.0}, backends: [{address: 10.0.0.11}]}
-  - {mark: 9, family: ipv6, scheduler: sh, backends: [{address: "2001:db8:0:2::11"}]}
+  - {mark: 7, persistence: {timeout: 60, netmask: 255.255.255.0}, forward: tunnel,
+     tunnel: {type: gue, port: 6080, checksum: csum}, backends: [{address: 10.0.0.11}]}
+  - {mark: 9, family: ipv6, scheduler: sh, forward: tunnel, backends: [{address: 10.0.0.11},
+     {address: "2001:db8:0:2::11"}, {address: "2001:db8:0:2::13", tunnel: gre}]}
   - {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: wrr,
-     backends: [{address: 10.0.0.12, weight: 3}, {address: 10.0.0.13}, {address: 172.31.0.11}]}
+     backends: [{address: 10.0.0.12, weight: 3}, {address: 10.0.0.13, forward: tunnel},
+     {address: 172.31.0.11, forward: nat, port: 8080}]}
   - {protocol: tcp, address: 192.0.2.10, port: 21, persistence: 60,
      backends: [{address: 10.0.0.14}]}
   - {protocol: udp, address: 192.0.2.10, port: any, persistence: 5, scheduler: rr,
@@ -53,6 +56,20 @@ BASES = (
     IPv6(src="2001:db8:1::7", dst="2001:db8::10")
     / IPv6ExtHdrFragment(m=1, id=5)
     / UDP(sport=5000, dport=53),
+    IP(src="198.51.100.7", dst="192.0.2.10", flags="MF", id=9)
+    / UDP(sport=5000, dport=53)
+    / bytes(24),
+    IP(src="198.51.100.7", dst="192.0.2.10", frag=4, id=9, proto=17) / bytes(24),
+    IP(src="198.51.100.254", dst="10.0.0.1")
+    / ICMP(type=3, code=4, nexthopmtu=1400)
+    / IP(src="10.0.0.1", dst="10.0.0.13")
+    / tcp("198.51.100.7:1001", "192.0.2.10:80", "A"),
+    IP(src="198.51.100.254", dst="10.0.0.1")
+    / ICMP(type=3, code=4, nexthopmtu=1400)
+    / IP(src="10.0.0.1", dst="10.0.0.11")
+    / UDP(sport=40000, dport=6080)
+    / bytes([0, 4, 0, 0])
+    / tcp("198.51.100.200:1003", "192.0.2.11:443", "A"),
     ARP(pdst="192.0.2.10"),
 )
 
