@@ -140,7 +140,7 @@
 /* Entries that one packet takes out of a table at most. */
 #define AGE_STEP 8
 /* Slots of one run of a sweep: part of a bucket. */
-#define SWEEP_STEP 32
+#define SWEEP_STEP 16
 /* A choice by load first makes the hand catch up, if its last round ended so long ago, */
 #define ROUND_LIMIT ((u64)10 * HZ)
 /* by so many buckets at most. */

@@ -62,7 +62,7 @@ FILE_ROOT = Path("/run/lvsxdp")
 GRACE = 0.02
 TABLES = ("connections4", "connections6", "persistence4", "persistence6")
 # Slots that one run of the sweep program does: bpf/config.h.
-SWEEP_STEP = 32
+SWEEP_STEP = 16
 
 
 def lo_forwarding(family: Family) -> str:

@@ -183,6 +183,34 @@ def test_a_backend_is_added_edited_drained_and_deleted(lb: Pair) -> None:
     assert backends(lb) == first
 
 
+def test_a_backend_goes_by_tunnel_and_back(lb: Pair) -> None:
+    def tunnel() -> dict[str, object] | None:
+        rows = lb.read("backend", "list", "shop")
+        found: dict[str, object] | None
+        (found,) = (row["tunnel"] for row in rows if row["address"] == "192.0.2.2")
+        return found
+
+    mere = {"type": "ipip", "port": None, "checksum": "nocsum", "source": "auto"}
+    edit = ("backend", "edit", "shop", "192.0.2.2")
+    assert tunnel() is None
+    lb.lvsxdp(*edit, "--forward", "tunnel")
+    assert tunnel() == mere
+    code, said = lb.refused(*edit, "--tun-type", "gue")
+    assert (code, "gue needs the UDP port" in said) == (2, True)
+    lb.lvsxdp(*edit, "--tun-type", "gue", "--tun-port", "6080", "--tun-csum")
+    assert tunnel() == {**mere, "type": "gue", "port": 6080, "checksum": "csum"}
+    lb.lvsxdp(*edit, "--tun-source", "192.0.2.1", "--tun-nocsum")
+    assert tunnel() == {**mere, "type": "gue", "port": 6080, "source": "192.0.2.1"}
+    # of another type, port and checksum begin anew
+    lb.lvsxdp(*edit, "--tun-type", "gre")
+    assert tunnel() == {**mere, "type": "gre", "source": "192.0.2.1"}
+    lb.lvsxdp(*edit, "--tun-source", "auto")
+    assert tunnel() == {**mere, "type": "gre"}
+    lb.lvsxdp(*edit, "--forward", "dr")
+    assert tunnel() is None
+    assert "tunnel" not in lb.lvsxdp("save").stdout
+
+
 def test_a_backend_with_persistent_clients_is_deleted_only_now(lb: Pair) -> None:
     lb.send(5001)
     (entry,) = lb.read("persistence", "list")
