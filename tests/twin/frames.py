@@ -16,6 +16,7 @@ CHUNKS = {
     **{"SHUTDOWN_ACK": 8, "ERROR": 9, "COOKIE_ECHO": 10, "COOKIE_ACK": 11, "SHUTDOWN_DONE": 14},
 }
 ICMP, ICMP6 = 1, 58
+TUNNELS = (4, 41)
 
 
 def checksum(data: bytes) -> int:
@@ -85,7 +86,8 @@ def described(data: bytes, backends: dict[bytes, str]) -> str:
     """What two equal frames have in common, for people: who gets it, from whom, and every byte.
 
     Of an ICMP packet's IPv4 header the identification, which the kernel draws, is left out, with
-    the checksum and the bit by which lvsxdp needs none: "don't fragment".
+    the checksum and the bit by which lvsxdp needs none: "don't fragment"; of a tunnel's, too, since
+    no client here sends that.
     """
     whom = backends.get(data[:6], "router" if data[:6] == ROUTER_MAC else data[:6].hex(":"))
     return f"{whom}: {_described4(data[14:]) if data[14] >> 4 == 4 else _described6(data[14:])}"
@@ -93,7 +95,7 @@ def described(data: bytes, backends: dict[bytes, str]) -> str:
 
 def _described4(data: bytes) -> str:
     inside, size = bytearray(data), (data[0] & 15) * 4
-    if data[9] == ICMP:
+    if data[9] in (ICMP, *TUNNELS):
         inside[4:8] = bytes(4)
         inside[10:12] = bytes(2)
     what = _kind(data[9], data[size:])

@@ -13,6 +13,7 @@ from lvsxdp.model import (
     AddressKey,
     Backend,
     Family,
+    Forward,
     MarkKey,
     MarkRule,
     Persistence,
@@ -200,11 +201,12 @@ class World:
         return self.put_backend(key, self.backend(self.draw.choice(free[:5])), True)
 
     def backend(self, address: Address) -> Backend:
-        """A weight, and sometimes thresholds."""
+        """A weight and a method, and sometimes thresholds."""
         upper = self.draw.randint(1, 6) if self.draw.random() < 0.2 else 0
         return Backend(
             address,
             weight=self.draw.choice(WEIGHTS),
+            forward=self.draw.choice(list(Forward)),
             upper_threshold=upper,
             lower_threshold=self.draw.randint(0, upper),
         )

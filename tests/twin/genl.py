@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from lvsxdp import model
-from lvsxdp.model import Address, AddressKey, Family, MarkKey, Service, ServiceKey
+from lvsxdp.model import Address, AddressKey, Family, Forward, MarkKey, Service, ServiceKey
 
 NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 16, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
@@ -21,7 +21,8 @@ SET_CONFIG = 12
 TIMEOUTS = {"timeout_tcp": 4, "timeout_tcpfin": 5, "timeout_udp": 6}
 NEW_DEST, SET_DEST, DELETE_DEST, GET_DEST = 5, 6, 7, 8
 SERVICE, DEST = 1, 2
-PERSISTENT, ONE_PACKET, DIRECT_ROUTE = 1, 4, 3
+PERSISTENT, ONE_PACKET = 1, 4
+METHODS = {Forward.NAT: 0, Forward.TUNNEL: 2, Forward.DR: 3}
 # The bits of a scheduler's flags.
 FLAGS = {"sh-fallback": 8, "sh-port": 16, "mh-fallback": 8, "mh-port": 16}
 NUMBERS = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
@@ -103,7 +104,7 @@ def _mask(service: Service) -> int:
 
 
 def _server(key: ServiceKey, address: Address) -> bytes:
-    """What names a server: under direct routing it has the service's port."""
+    """What names a server, which has the service's port."""
     port = key.port if isinstance(key, AddressKey) else 0
     family = _attribute(11, _u16(NUMBERS[Family.of(address)]))
     return _attribute(1, _whole(address)) + _attribute(2, _port(port)) + family
@@ -135,8 +136,9 @@ class Ipvs:
         self._change(DELETE_SERVICE, _attribute(SERVICE, _key(key)))
 
     def put_backend(self, key: ServiceKey, backend: model.Backend, fresh: bool) -> None:
-        """Adds a server by direct routing, or gives it another weight or other thresholds."""
-        numbers = DIRECT_ROUTE, backend.weight, backend.upper_threshold, backend.lower_threshold
+        """Adds a server, or gives it another weight, other thresholds or another method."""
+        method = METHODS[backend.forward]
+        numbers = method, backend.weight, backend.upper_threshold, backend.lower_threshold
         more = b"".join(_attribute(3 + n, _u32(number)) for n, number in enumerate(numbers))
         command = NEW_DEST if fresh else SET_DEST
         self._change_server(command, key, _server(key, backend.address) + more)

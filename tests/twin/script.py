@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from lvsxdp.model import (
     Address,
     Backend,
+    Forward,
     MarkRule,
     Persistence,
     Ports,
@@ -137,7 +138,7 @@ class DeleteService:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PutBackend:
-    """A backend is added at the head of the list, or gets another weight or other thresholds."""
+    """A backend is added at the head of the list, or edited."""
 
     key: ServiceKey
     backend: Backend
@@ -145,7 +146,7 @@ class PutBackend:
 
     def __str__(self) -> str:
         words = ["backend", "add" if self.fresh else "edit", str(self.key), str(self.backend)]
-        words += ["weight", str(self.backend.weight)]
+        words += ["weight", str(self.backend.weight), "by", str(self.backend.forward)]
         if self.backend.upper_threshold:
             words += ["thresholds", str(self.backend.upper_threshold)]
             words.append(str(self.backend.lower_threshold))
@@ -155,11 +156,15 @@ class PutBackend:
     def parse(
         cls, verb: str, key: str, address: str, _: str, weight: str, *more: str
     ) -> PutBackend:
-        """The step of the words after `backend`."""
+        """The step of the words after `backend`; without a method it is by direct routing."""
+        forward = Forward.DR
+        if more[:1] == ("by",):
+            forward, more = Forward(more[1]), more[2:]
         upper, lower = map(int, more[1:] or (0, 0))
         backend = Backend(
             ipaddress.ip_address(address),
             weight=int(weight),
+            forward=forward,
             upper_threshold=upper,
             lower_threshold=lower,
         )
