@@ -184,7 +184,6 @@ def _(act: Error, run: Run) -> None:
     body = message / Raw(bytes(quoted / ports)[:28])
     server = server_address("A", "ipv4")
     if said["who"] == "RS":
-        lab.stage.settle((), [CLIENT])
         mac = next(mac for mac, at in lab.stage.macs.items() if at == server)
         frame = Ether(src=mac, dst=lab.datapath.mac["lb1"]) / IP(src=server, dst=CLIENT) / body
         found = lab.datapath.send_tc(frame, "lb1")
