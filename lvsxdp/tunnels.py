@@ -27,14 +27,12 @@ def local_ports() -> tuple[int, int]:
 
 
 def row(schema: Schema, backend: Backend, source: Source, settings: Settings) -> bytes:
-    """A backend's row; all zero where the method is another.
+    """The row of a backend by tunnel.
 
     `source` is what the routes choose for an address, None where none leads there.
     """
     tunnel = backend.tunnel
     layout = schema.values["tunnels"]
-    if backend.forward is not Forward.TUNNEL:
-        return bytes(layout.size)
     address = tunnel.source or source(backend.address)
     flag = schema.enums["tunnel_flag"]
     flags = flag["checksum"] * (tunnel.checksum is not TunnelChecksum.NOCSUM)
