@@ -2,7 +2,9 @@
 
 /* Of a flow's last key word: the client's port and the protocol. */
 #define ANSWER_CLIENT_MASK 0x000000ff0000ffffULL
-#define ANSWER_ROUTE_MASK ((1ULL << (ROUTE_METHOD_SHIFT + 3)) - 1)
+/* Of a route: port and method; what comes back of fullnat is looked for as of nat, too: fullnat.h. */
+#define ANSWER_METHODS (FEATURE_FULLNAT ? ROUTE_METHODS - 1 & ~METHOD_TUNNEL : ROUTE_METHODS - 1)
+#define ANSWER_ROUTE_MASK (0xffffULL | (u64)ANSWER_METHODS << ROUTE_METHOD_SHIFT)
 
 /* The part of the hash's sum that is the source's. */
 static __always_inline u64 answer_source_sum(struct packet *packet)
@@ -162,10 +164,22 @@ static __always_inline int answer_translate(struct hook_context *ctx, struct pac
 
 #if HOOK_IS_XDP
 
-/* What this CPU knows of the way to the packet's destination, or will. */
+/* What this CPU knows of the way to the address, or will. */
+static __always_inline struct way *answer_way_to(struct packet *packet, const u64 *address)
+{
+	u64 sum = packet_is_ipv6(packet) ? hash_address6(address[0], address[1]) :
+					   hash_address4(address[0]);
+
+	return CPU_ROW(ways, packet->cpu, sum >> 40);
+}
+
+/* The same of the packet's destination. */
 static __always_inline struct way *answer_way(struct packet *packet)
 {
-	return CPU_ROW(ways, packet->cpu, packet_address_sum(packet) >> 40);
+	u64 address[2];
+
+	nat_address(packet, false, address);
+	return answer_way_to(packet, address);
 }
 
 static __always_inline bool answer_knows(struct packet *packet, struct way *way)
@@ -176,15 +190,16 @@ static __always_inline bool answer_knows(struct packet *packet, struct way *way)
 	return way->address[0] == address[0] && way->address[1] == address[1];
 }
 
-/* Asks for the way anew; false where only the kernel can go it. */
+/* Asks for the way to an address anew; false where only the kernel can go it. */
 static __always_inline bool answer_learn(struct hook_context *ctx, struct packet *packet,
-					 struct way *way, u64 now)
+					 struct way *way, const u64 *address, u64 now)
 {
 	struct hop *hop = &way->hop;
 	u64 probe;
 	int answer;
 
-	nat_address(packet, false, way->address);
+	way->address[0] = address[0];
+	way->address[1] = address[1];
 	answer = nexthop_learn(ctx, hop, packet_is_ipv6(packet), (__be32 *)way->address, now);
 	if (answer != FIB_SUCCESS)
 		/* whoever has the row next asks again */
@@ -208,17 +223,28 @@ static __always_inline int answer_hand_over(struct hook_context *ctx, struct pac
 	return hook_hand_over(ctx, &handover) ? REASON_NO_METADATA : REASON_HANDED_OVER;
 }
 
+/* The way to an address, asked for where this CPU does not know; false: the driver cannot go it. */
+static __always_inline bool answer_find_way(struct hook_context *ctx, struct packet *packet,
+					    const u64 *address, u64 now)
+{
+	struct way *way = answer_way_to(packet, address);
+
+	if (now >= way->hop.until || way->address[0] != address[0] || way->address[1] != address[1])
+		if (!answer_learn(ctx, packet, way, address, now))
+			return false;
+	return forward_is_plain(packet, &way->hop, now);
+}
+
 /* Sends a packet that is as its client is to get it. */
 static __always_inline int answer_leave(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
 	struct way *way = answer_way(packet);
+	u64 address[2];
 	int reason;
 
-	if (forwarding->now >= way->hop.until || !answer_knows(packet, way))
-		if (!answer_learn(ctx, packet, way, forwarding->now))
-			return answer_hand_over(ctx, packet, forwarding);
-	if (!forward_is_plain(packet, &way->hop, forwarding->now))
+	nat_address(packet, false, address);
+	if (!answer_find_way(ctx, packet, address, forwarding->now))
 		return answer_hand_over(ctx, packet, forwarding);
 	reason = forward_leave(ctx, packet, &way->hop);
 	if (reason)
@@ -282,16 +308,12 @@ static __always_inline int answer_plain(u32 table, struct hook_context *ctx, str
 static __always_inline int answer_send(struct hook_context *ctx, struct packet *packet,
 				       struct forwarding *forwarding, struct end *end)
 {
-	struct way *way = answer_way(packet);
-	u64 now = forwarding->now;
+	u64 address[2];
 
+	nat_address(packet, false, address);
 	fragment_note(packet, forwarding, end->address);
-	if (nat_is_for_kernel(ctx, packet))
-		return answer_hand_over(ctx, packet, forwarding);
-	if (now >= way->hop.until || !answer_knows(packet, way))
-		if (!answer_learn(ctx, packet, way, now))
-			return answer_hand_over(ctx, packet, forwarding);
-	if (!forward_is_plain(packet, &way->hop, now))
+	if (nat_is_for_kernel(ctx, packet) ||
+	    !answer_find_way(ctx, packet, address, forwarding->now))
 		return answer_hand_over(ctx, packet, forwarding);
 	return answer_transmit(ctx, packet, forwarding, end);
 }
@@ -363,6 +385,14 @@ static __always_inline int answer_plain(u32 table, struct hook_context *ctx, str
 
 #endif
 
+/* The connection's state follows an answer; false where the slot is another's by now. */
+static __always_inline bool answer_follow(struct packet *packet, struct connection *connection,
+					  struct account *account, u64 now)
+{
+	return connection_keep(packet, connection, account, now) ||
+	       connection_refresh(packet, connection, account, VIEW_OUTPUT, now);
+}
+
 /* The packet is an answer: its connection's state follows, unless XDP has seen to that. */
 static __always_inline bool answer_take(u32 table, struct packet *packet, u64 now, bool seen,
 					struct account *account, struct end *end)
@@ -373,8 +403,7 @@ static __always_inline bool answer_take(u32 table, struct packet *packet, u64 no
 		return false;
 	if (seen)
 		return READ_ONCE(connection->word) == account->word;
-	return connection_keep(packet, connection, account, now) ||
-	       connection_refresh(packet, connection, account, VIEW_OUTPUT, now);
+	return answer_follow(packet, connection, account, now);
 }
 
 /* Sends what is an answer; REASON_OK for any other packet. */

@@ -31,6 +31,10 @@
 #ifndef CALL_SLOTS
 #define CALL_SLOTS PERSISTENCE_SLOTS
 #endif
+/* As many as there are addresses for fullnat, times 65536; 1 where no backend is by fullnat. */
+#ifndef SOURCE_PORTS
+#define SOURCE_PORTS (16 << 16)
+#endif
 /* Packets of whose fragments it is remembered where they go; those not met for longest are forgotten. */
 #ifndef FRAGMENT_CAPACITY
 #define FRAGMENT_CAPACITY 16384
@@ -61,6 +65,10 @@
 /* Backends by nat, whose answers come back by this host. */
 #ifndef FEATURE_NAT
 #define FEATURE_NAT 1
+#endif
+/* Backends by fullnat, which brings nat with it. */
+#ifndef FEATURE_FULLNAT
+#define FEATURE_FULLNAT 1
 #endif
 /* Backends by tunnel. */
 #ifndef FEATURE_TUNNEL

@@ -92,6 +92,28 @@ static __always_inline int connect_count(struct journey *journey)
 	return REASON_OK;
 }
 
+/* A connection by fullnat, with the source that its backend is to see. */
+static __always_inline int connect_create_fullnat(struct journey *journey)
+{
+	u32 table = connection_table(&journey->packet);
+	bool is_taken = packet_is_ipv6(&journey->packet) ?
+				source_take(TABLE_CONNECTIONS6, journey) :
+				source_take(TABLE_CONNECTIONS4, journey);
+	u64 source = route_source(journey->route);
+	int reason;
+
+	if (!is_taken) {
+		share_return(table, journey->service);
+		return REASON_TABLE_FULL;
+	}
+	reason = connection_create(journey);
+	if (reason == REASON_OK)
+		source_keep(table, journey, source);
+	else
+		source_return(source);
+	return reason;
+}
+
 /* Leaves OK where the packet may go, with a connection or, for want of room, without one. */
 static __always_inline int connect_create(struct hook_context *ctx, struct journey *journey)
 {
@@ -103,7 +125,8 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 		return connect_count(journey);
 	}
 	if (connect_may_create(ctx, journey))
-		reason = connection_create(journey);
+		reason = fullnat_is_used(journey->route) ? connect_create_fullnat(journey) :
+							   connection_create(journey);
 	if (reason == REASON_BUSY)
 		connect_again(ctx, journey, PROGRAM_CONNECT);
 	if (reason == REASON_OK)
@@ -111,6 +134,9 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 	connect_unbind(journey);
 	if (reason == REASON_TABLE_FULL)
 		journey->full = 1;
+	/* what the backend would answer could not be told from anything else */
+	if (reason == REASON_TABLE_FULL && fullnat_is_used(journey->route))
+		return REASON_BUSY;
 	return reason == REASON_BUSY ? reason : REASON_OK;
 }
 

@@ -64,8 +64,8 @@ static __always_inline bool entry_is_over(struct packet *packet, struct connecti
 	return true;
 }
 
-/* On to the program for tunnels, with a packet of a known connection. */
-static __always_inline int entry_wrap(struct hook_context *ctx, struct packet *packet,
+/* On to the program for tunnels or fullnat, with a packet of a known connection. */
+static __always_inline int entry_send(struct hook_context *ctx, struct packet *packet,
 				      struct forwarding *forwarding, u64 now)
 {
 	struct journey *journey = maps_journey();
@@ -74,7 +74,8 @@ static __always_inline int entry_wrap(struct hook_context *ctx, struct packet *p
 	forwarding->probe_interval = 2 * NEXTHOP_LIFE;
 	journey->mark = 0;
 	journey->settings = 0;
-	return tunnel_call(ctx, packet, forwarding);
+	return fullnat_is_used(forwarding->route) ? forward_call_fullnat(ctx, packet, forwarding) :
+						    tunnel_call(ctx, packet, forwarding);
 }
 
 /*
@@ -103,8 +104,9 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	forwarding.service = account.service;
 	if (!forward_is_plain(packet, &lane->hop, now))
 		return REASON_OK;
-	if (tunnel_is_used(account.word) && !tunnel_is_plain(packet, &lane->hop, account.backend))
-		return entry_wrap(ctx, packet, &forwarding, now);
+	if (fullnat_is_used(account.word) ||
+	    (tunnel_is_used(account.word) && !tunnel_is_plain(packet, &lane->hop, account.backend)))
+		return entry_send(ctx, packet, &forwarding, now);
 	return forward_transmit(ctx, packet, lane, &forwarding);
 }
 
@@ -200,6 +202,19 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->service = 0;
 	journey->persistence = 0;
 	journey->verdict = 0;
+}
+
+/* The end of what turned out to be no answer: perhaps some service's, else the host's. */
+static __always_inline int entry_other(struct hook_context *ctx, struct journey *journey)
+{
+	struct packet *packet = &journey->packet;
+
+	if (!journey->concerned)
+		return exit_with(ctx, journey->seen ? REASON_ANSWER_LEFT : REASON_NO_SERVICE,
+				 packet, 0);
+	entry_begin(packet, journey->now, !entry_is_first(packet));
+	programs.call(ctx, PROGRAM_NEW);
+	return exit_with(ctx, REASON_INTERNAL, packet, 0);
 }
 
 /* Each family has its own: of a program for both the verifier would follow their mixtures, too. */

@@ -19,6 +19,39 @@ static __always_inline int follow_replace(struct hook_context *ctx, struct packe
 	return packet_replace_address4(header, end, is_source, address, &change);
 }
 
+/* Has a fragment go to a backend by nat or fullnat. */
+static __always_inline int follow_to_backend(struct hook_context *ctx, struct packet *packet,
+					     u32 id, u64 route)
+{
+	struct end end = {};
+	int reason = REASON_OK;
+
+	__builtin_memcpy(end.address, ROW(backends, id)->address, sizeof(end.address));
+	if (fullnat_is_used(route) && !fullnat_is_here(&end))
+		reason = follow_replace(ctx, packet, true,
+					ROW(sources, route_source(route) >> 16)->address);
+	return reason ? reason : follow_replace(ctx, packet, false, end.address);
+}
+
+/* Has a fragment of what a backend by fullnat answers go to its client; false where that is over. */
+static __always_inline bool follow_to_client(struct hook_context *ctx, struct packet *packet,
+					     u64 route)
+{
+	u32 table = packet_is_ipv6(packet) ? TABLE_CONNECTIONS6 : TABLE_CONNECTIONS4;
+	u64 source = route_source(route), holder = READ_ONCE(*ROW(source_ports, source));
+	struct slot *slot = source_slot(table, source, holder);
+	struct end client = {};
+
+	if (!slot)
+		return false;
+	fullnat_client(table, (struct connection *)slot, &client);
+	if (!word_is_same(READ_ONCE(slot->word), holder) ||
+	    follow_replace(ctx, packet, false, client.address))
+		return false;
+	packet_direct(packet, client.address);
+	return true;
+}
+
 /* Sends a later fragment the way of the first. */
 static __always_inline int follow_first(struct hook_context *ctx, struct packet *packet, u64 now)
 {
@@ -39,12 +72,13 @@ static __always_inline int follow_first(struct hook_context *ctx, struct packet 
 	forwarding.service = first->service;
 	forwarding.mark = first->mark;
 	if (FEATURE_NAT && first->is_answer) {
+		if (fullnat_is_used(first->route) && !follow_to_client(ctx, packet, first->route))
+			return REASON_FRAGMENT_EARLY;
 		reason = follow_replace(ctx, packet, true, first->address);
 		return reason ? reason : answer_leave(ctx, packet, &forwarding);
 	}
-	if (nat_is_used(first->route))
-		reason = follow_replace(ctx, packet, false,
-					ROW(backends, forwarding.backend)->address);
+	if (nat_is_used(first->route) || fullnat_is_used(first->route))
+		reason = follow_to_backend(ctx, packet, forwarding.backend, first->route);
 	else
 		forwarding.route = first->route;
 	return reason ? reason : forward_send(ctx, packet, &forwarding);

@@ -29,6 +29,21 @@ static __always_inline int forward_translate(struct hook_context *ctx, struct pa
 	return REASON_INTERNAL;
 }
 
+/* On to the program for fullnat, with a packet whose way is settled. */
+static __always_inline int forward_call_fullnat(struct hook_context *ctx, struct packet *packet,
+						struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_FULLNAT6);
+	else
+		programs.call(ctx, PROGRAM_FULLNAT4);
+	return REASON_INTERNAL;
+}
+
 /* Counts a packet that goes up, as its backend is this host. */
 static __always_inline int forward_count_here(struct hook_context *ctx, struct packet *packet,
 					      struct lane *lane, struct forwarding *forwarding)
@@ -61,7 +76,7 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 		.mark = forwarding->mark,
 		.backend = forwarding->backend,
 		.service = forwarding->service,
-		.route = forwarding->route,
+		.route = route_from(forwarding->route, 0),
 	};
 
 	packet->action = HOOK_PASS;
@@ -188,6 +203,8 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return REASON_TTL_EXCEEDED;
 	if (tunnel_is_used(forwarding->route))
 		return tunnel_call(ctx, packet, forwarding);
+	if (fullnat_is_used(forwarding->route))
+		return forward_call_fullnat(ctx, packet, forwarding);
 	if (nat_is_used(forwarding->route) && nat_is_for_kernel(ctx, packet))
 		return forward_hand_over(ctx, packet, forwarding);
 	reason = forward_settle(ctx, packet, lane, forwarding, packet->bytes);
@@ -268,6 +285,8 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 		return REASON_TTL_EXCEEDED;
 	if (tunnel_is_used(forwarding->route))
 		return tunnel_call(ctx, packet, forwarding);
+	if (fullnat_is_used(forwarding->route))
+		return forward_call_fullnat(ctx, packet, forwarding);
 	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
 	if (reason == REASON_LOCAL_BACKEND)
 		return forward_here(ctx, packet, lane, forwarding);

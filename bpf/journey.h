@@ -74,6 +74,21 @@ struct learning {
 	u32 padding;
 };
 
+/* An error and what it quotes: where that is in the frame, and what it says. */
+struct quote {
+	u64 outer[4]; /* the error's own source and destination, */
+	u64 inner[4]; /* and those that are quoted */
+	u32 message;
+	u32 header; /* the quoted packet's */
+	u32 transport; /* and that one's transport header */
+	u16 sum;
+	u16 inner_sum; /* of IPv4's quoted header */
+	u16 outer_sum;
+	__be16 source_port;
+	__be16 destination_port;
+	u16 protocol;
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -126,7 +141,8 @@ struct journey {
 	u32 concerned; /* some service or rule may name where the packet goes */
 	struct forwarding forwarding; /* where the packet goes, once it has a checksum, */
 	struct end end; /* or whence it comes, */
-	u32 is_answer; /* an answer */
+	struct end other; /* and by fullnat whither; */
+	u32 is_answer; /* it is an answer */
 	u32 seen; /* XDP has had the connection's state follow the packet */
 	u32 reason; /* why it may open none, or goes nowhere */
 	u32 ruled; /* the ordered rules have been asked */
@@ -142,5 +158,6 @@ struct journey {
 	u64 sum;
 	struct cut cut;
 	struct learning learning;
+	struct quote quote;
 	u32 one_packet; /* scheduled for itself alone: no connection comes of it */
 };

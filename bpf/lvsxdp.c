@@ -32,6 +32,7 @@
 #include "call.h"
 #include "persist.h"
 #include "connection.h"
+#include "source.h"
 #include "age.h"
 #include "schedule.h"
 #include "least.h"
@@ -54,6 +55,7 @@
 #include "icmp.h"
 #include "refuse.h"
 #include "entry.h"
+#include "fullnat.h"
 #include "quote.h"
 #include "follow.h"
 #include "learn.h"
@@ -414,13 +416,13 @@ int answer_packet(struct hook_context *ctx)
 	struct journey *journey = maps_journey();
 	int reason = answer_packet_of(ctx, &journey->packet, journey->now, journey->seen);
 
-	if (!reason && !journey->concerned)
-		reason = journey->seen ? REASON_ANSWER_LEFT : REASON_NO_SERVICE;
 	if (reason)
 		return exit_with(ctx, reason, &journey->packet, 0);
-	entry_begin(&journey->packet, journey->now, !entry_is_first(&journey->packet));
-	programs.call(ctx, PROGRAM_NEW);
-	return exit_with(ctx, REASON_INTERNAL, &journey->packet, 0);
+	if (FEATURE_FULLNAT && packet_is_ipv6(&journey->packet))
+		programs.call(ctx, PROGRAM_RETURN6);
+	else if (FEATURE_FULLNAT)
+		programs.call(ctx, PROGRAM_RETURN4);
+	return entry_other(ctx, journey);
 }
 
 /* The program for a packet that nat cannot change without seeing to its port or checksum first. */
@@ -438,6 +440,63 @@ int mend_packet(struct hook_context *ctx)
 				 answer_transmit(ctx, packet, forwarding, &journey->end) :
 				 forward_send(ctx, packet, forwarding);
 	return exit_or_refuse(ctx, reason, journey);
+}
+
+#endif
+
+#if FEATURE_FULLNAT
+
+/* The programs for packets to a backend by fullnat, of each family, */
+int fullnat_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	return fullnat_exit(ctx, &packet);
+}
+
+int fullnat_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	return fullnat_exit(ctx, &packet);
+}
+
+/* and those for what comes back. */
+int return_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	return fullnat_return(TABLE_CONNECTIONS4, ctx, &packet);
+}
+
+int return_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	return fullnat_return(TABLE_CONNECTIONS6, ctx, &packet);
+}
+
+/* And for errors that quote packets of such connections. */
+int quote_fullnat4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	packet.fragment = 0;
+	return quote_fullnat_exit(TABLE_CONNECTIONS4, ctx, &packet);
+}
+
+int quote_fullnat6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	packet.fragment = 0;
+	return quote_fullnat_exit(TABLE_CONNECTIONS6, ctx, &packet);
 }
 
 #endif

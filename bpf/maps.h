@@ -65,6 +65,10 @@ FLAT_TABLE("array", u32, u32, member_places, 2 * BACKEND_CAPACITY, FLAT_MEMBER_P
 FLAT_TABLE("array", u32, struct backend, backends, BACKEND_CAPACITY, FLAT_BACKENDS)
 /* Backend id -> how its packets are wrapped, of backends by tunnel. */
 FLAT_TABLE("array", u32, struct tunnel, tunnels, BACKEND_CAPACITY, FLAT_TUNNELS)
+/* Fullnat: number -> address, address -> number, and family -> what is chosen from. */
+FLAT_TABLE("array", u32, struct source, sources, SOURCES, FLAT_SOURCES)
+TABLE("hash", struct address_key, u32, source_numbers, 2 * SOURCES, 0)
+FLAT_TABLE("array", u32, struct source_pool, source_pools, 2, FLAT_SOURCE_POOLS)
 /* Backend id -> its thresholds, and whether it is overloaded, which the data plane notes: limit.h. */
 FLAT_TABLE("array", u32, u64, limits, BACKEND_CAPACITY, FLAT_LIMITS)
 /* Mark rules: the set in use in one half, the next one written to the other. */
@@ -136,6 +140,10 @@ FLAT_TABLE("array", u32, struct call, calls6, CALL_SLOTS, FLAT_CALLS6)
 FLAT_CPU_TABLE("percpu_array", u32, struct call_search, call_searches, 2, FLAT_CALL_SEARCHES)
 /* Packets that were to open something since the setting drop_packet got its rate. */
 FLAT_TABLE("array", u32, u64, drop_count, 1, FLAT_DROP_COUNT)
+/* Number of an address << 16 | port -> whose it is: source.h; one row where nobody needs it. */
+FLAT_TABLE("array", u32, u64, source_ports, SOURCE_PORTS, FLAT_SOURCE_PORTS)
+/* Family -> where this CPU looks for a free one next. */
+FLAT_CPU_TABLE("percpu_array", u32, u64, source_cursors, 2, FLAT_SOURCE_CURSORS)
 /* What fragments have in common -> where they go. */
 TABLE("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENT_CAPACITY, 0)
 /* Packets by reason. */

@@ -98,24 +98,44 @@ static __always_inline bool nat_is_sctp(struct packet *packet)
 	return FEATURE_SCTP && packet_protocol(packet) == IPPROTO_SCTP;
 }
 
+/* Of ESP and AH there is nothing else to replace at all. */
+static __always_inline bool nat_is_address_alone(struct packet *packet)
+{
+	return nat_is_sctp(packet) || packet_follows(packet);
+}
+
 /* The port at the end that is to be replaced. */
 static __always_inline __be16 nat_port(struct packet *packet, bool is_source)
 {
 	return is_source ? packet_client_port(packet) : packet_virtual_port(packet);
 }
 
-/* Replaces a port of an SCTP packet, which the rest of it is summed up with. */
-static __always_inline int nat_map_sctp(struct hook_context *ctx, struct packet *packet,
-					bool is_source, __be16 port)
+/* The bits of SCTP's ports that change where one becomes `port`. */
+static __always_inline u32 nat_port_change(struct packet *packet, bool is_source, __be16 port)
 {
-	u32 change = (u32)(nat_port(packet, is_source) ^ port) << (is_source ? 0 : 16);
+	return (u32)(nat_port(packet, is_source) ^ port) << (is_source ? 0 : 16);
+}
+
+/* Changes bits of an SCTP packet's ports, which the rest of it is summed up with. */
+static __always_inline int nat_change_sctp(struct hook_context *ctx, struct packet *packet,
+					   u32 change)
+{
 	u32 sum = nat_crc_change(change, packet->bytes - packet->transport);
 
-	packet_change_port(packet, is_source, port);
 	if (packet_change_word(ctx, packet_transport(packet), change) ||
 	    packet_change_word(ctx, packet_transport(packet) + SCTP_CHECKSUM, sum))
 		return REASON_INTERNAL;
 	return REASON_OK;
+}
+
+/* Replaces a port of an SCTP packet. */
+static __always_inline int nat_map_sctp(struct hook_context *ctx, struct packet *packet,
+					bool is_source, __be16 port)
+{
+	u32 change = nat_port_change(packet, is_source, port);
+
+	packet_change_port(packet, is_source, port);
+	return nat_change_sctp(ctx, packet, change);
 }
 
 #if HOOK_IS_XDP
@@ -129,11 +149,11 @@ static __always_inline bool nat_is_for_kernel(struct hook_context *ctx, struct p
 /* The fast path can do it. */
 static __always_inline bool nat_is_plain(struct hook_context *ctx, struct packet *packet)
 {
-	return !nat_is_sctp(packet) && !nat_is_for_kernel(ctx, packet);
+	return !nat_is_address_alone(packet) && !nat_is_for_kernel(ctx, packet);
 }
 
-static __always_inline int nat_replace_sctp_address(struct hook_context *ctx, struct packet *packet,
-						    bool is_source, struct end *to)
+static __always_inline int nat_replace_address(struct hook_context *ctx, struct packet *packet,
+					       bool is_source, struct end *to)
 {
 	void *header = (void *)HOOK_LOAD(ctx, data) + packet_network(packet);
 	void *end = (void *)HOOK_LOAD(ctx, data_end);
@@ -148,9 +168,9 @@ static __always_inline int nat_replace_sctp_address(struct hook_context *ctx, st
 static __always_inline int nat_replace(struct hook_context *ctx, struct packet *packet,
 				       bool is_source, struct end *to)
 {
-	if (!nat_is_sctp(packet))
+	if (!nat_is_address_alone(packet))
 		return packet_replace(ctx, packet, is_source, to);
-	return nat_replace_sctp_address(ctx, packet, is_source, to);
+	return nat_replace_address(ctx, packet, is_source, to);
 }
 
 /* A program of its own has to see to its port first. */
@@ -164,6 +184,12 @@ static __always_inline int nat_mend(struct hook_context *ctx, struct packet *pac
 				    __be16 port)
 {
 	return nat_map_sctp(ctx, packet, is_source, port);
+}
+
+/* What has to be seen to first, of TCP and UDP. */
+static __always_inline int nat_prepare(struct hook_context *ctx, struct packet *packet)
+{
+	return REASON_OK;
 }
 
 #else
@@ -226,11 +252,11 @@ static __always_inline int nat_replace(struct hook_context *ctx, struct packet *
 	u32 sum = transport + (udp ? UDP_CHECKSUM : TCP_CHECKSUM);
 	int reason;
 
-	reason = nat_replace_address(ctx, packet, is_source, to, nat_is_sctp(packet) ? 0 : sum,
-				     flags);
+	reason = nat_replace_address(ctx, packet, is_source, to,
+				     nat_is_address_alone(packet) ? 0 : sum, flags);
 	if (reason)
 		return reason;
-	if (!nat_is_sctp(packet) && before != to->port &&
+	if (!nat_is_address_alone(packet) && before != to->port &&
 	    (bpf_l4_csum_replace(ctx, sum, before, to->port, flags | sizeof(before)) ||
 	     bpf_skb_store_bytes(ctx, transport + (is_source ? 0 : 2), &to->port, sizeof(to->port),
 				 0)))
@@ -256,6 +282,12 @@ static __always_inline int nat_mend(struct hook_context *ctx, struct packet *pac
 	if (nat_is_sctp(packet))
 		return nat_map_sctp(ctx, packet, is_source, port);
 	return nat_fill_sum(ctx, packet);
+}
+
+/* What has to be seen to first, of TCP and UDP. */
+static __always_inline int nat_prepare(struct hook_context *ctx, struct packet *packet)
+{
+	return packet_has_sum(ctx, packet) ? REASON_OK : nat_fill_sum(ctx, packet);
 }
 
 #endif

@@ -105,7 +105,7 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 	struct seat seat = {};
 	int reason;
 
-	if (FEATURE_IPSEC && journey->packet.flags & PACKET_FOLLOWS)
+	if (packet_follows(&journey->packet))
 		return REASON_OTHER_PROTOCOL;
 	/* verifier, where it knows the reason: "BPF program is too large", each searched for anew */
 	WRITE_ONCE(journey->reason, new_admit(ctx, journey));

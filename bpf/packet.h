@@ -500,14 +500,33 @@ static __always_inline u64 packet_transport(struct packet *packet)
 	return packet_within(packet->ip_offset + packet->transport);
 }
 
+/* ESP or AH, whose ports are not its own. */
+static __always_inline bool packet_follows(struct packet *packet)
+{
+	return FEATURE_IPSEC && packet->flags & PACKET_FOLLOWS;
+}
+
 /* The packet is no UDP without a checksum. */
 static __always_inline bool packet_has_sum(struct hook_context *ctx, struct packet *packet)
 {
 	struct udphdr *udp = (void *)HOOK_LOAD(ctx, data) + packet_transport(packet);
 
-	if (packet_protocol(packet) != IPPROTO_UDP)
+	if (packet_protocol(packet) != IPPROTO_UDP || packet_follows(packet))
 		return true;
 	return (void *)(udp + 1) <= (void *)HOOK_LOAD(ctx, data_end) && udp->check;
+}
+
+/* Notes that the packet's destination is another by now. */
+static __always_inline void packet_direct(struct packet *packet, const __be32 *address)
+{
+	const u64 *words = (const u64 *)address;
+
+	if (packet_is_ipv6(packet)) {
+		packet->key[2] = words[0];
+		packet->key[3] = words[1];
+	} else {
+		packet->key[0] = (u32)packet->key[0] | words[0] << 32;
+	}
 }
 
 /* Notes that a port of the packet is another by now. */

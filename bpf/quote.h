@@ -10,21 +10,6 @@
 #define QUOTE_OFFSET6 bpf_htons(0xfff8)
 #define QUOTE_EXTENSIONS 3
 
-/* An error and what it quotes: where that is in the frame, and what it says. */
-struct quote {
-	u64 outer[4]; /* the error's own source and destination, */
-	u64 inner[4]; /* and those that are quoted */
-	u32 message;
-	u32 header; /* the quoted packet's */
-	u32 transport; /* and that one's transport header */
-	u16 sum;
-	u16 inner_sum; /* of IPv4's quoted header */
-	u16 outer_sum;
-	__be16 source_port;
-	__be16 destination_port;
-	u16 protocol;
-};
-
 /* Reads the ports, of which each of the three protocols has its own in the first four bytes. */
 static __always_inline bool quote_read_ports(struct hook_context *ctx, struct quote *quote)
 {
@@ -203,44 +188,74 @@ static __always_inline void quote_replace(struct hook_context *ctx, struct packe
 		/* the message's sum covers its own addresses, too */
 		inside += outside;
 	} else {
-		quote_store_sum(ctx, packet->ip_offset + IPV4_CHECKSUM,
-				checksum_after(quote->outer_sum, outside));
+		quote->outer_sum = checksum_after(quote->outer_sum, outside);
+		quote_store_sum(ctx, packet->ip_offset + IPV4_CHECKSUM, quote->outer_sum);
 		sum = checksum_after(quote->inner_sum, inside);
 		quote_store_sum(ctx, quote->header + IPV4_CHECKSUM, sum);
 		inside += checksum_change(quote->inner_sum, sum);
+		quote->inner_sum = sum;
 	}
 	inside += checksum_change(port, end->port);
 	hook_store(ctx, quote->transport + (is_answer ? 2 : 0), &end->port, sizeof(end->port),
 		   sizeof(end->port));
+	quote->sum = checksum_after(quote->sum, inside);
 	quote_store_sum(ctx, quote->message + __builtin_offsetof(struct icmp_error, sum),
-			checksum_after(quote->sum, inside));
+			quote->sum);
+}
+
+/* On to the program for errors about connections by fullnat. */
+static __always_inline void quote_call_fullnat(struct hook_context *ctx, struct packet *packet,
+					       u64 now, bool is_answer)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->now = now;
+	journey->is_answer = is_answer;
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_QUOTE_FULLNAT6);
+	else
+		programs.call(ctx, PROGRAM_QUOTE_FULLNAT4);
+}
+
+/* Finds the connection that an error about what went to a client quotes; leaves where its packets go. */
+static __always_inline bool quote_find(struct packet *packet, struct forwarding *forwarding)
+{
+	struct connection *connection;
+	struct account account = {};
+	struct seat seat = {};
+
+	connection = connection_find(packet, &seat);
+	if (!connection)
+		return false;
+	connection_read(connection, seat.word, &account);
+	if (forwarding->now >= expiry_of_connection(account.seen, account.word) ||
+	    !backend_word(account.backend) || READ_ONCE(connection->word) != account.word)
+		return false;
+	forwarding->backend = (u32)account.backend;
+	forwarding->service = account.service;
+	forwarding->route = account.word & WORD_ROUTE_MASK;
+	forwarding->probe_interval = 2 * NEXTHOP_LIFE;
+	forwarding->reason = REASON_FORWARDED;
+	return true;
 }
 
 /* An error about what went to a client: to the backend that sent it, and counted as its packet. */
 static __always_inline int quote_forward(struct hook_context *ctx, struct packet *packet,
 					 struct quote *quote, u64 now)
 {
-	struct forwarding forwarding = { .now = now,
-					 .probe_interval = 2 * NEXTHOP_LIFE,
-					 .reason = REASON_FORWARDED };
-	struct connection *connection;
-	struct account account = {};
-	struct seat seat = {};
-	struct end end = {};
+	struct forwarding forwarding = { .now = now };
+	struct end *end = &maps_journey()->end;
 
-	connection = connection_find(packet, &seat);
-	if (!connection)
+	if (!quote_find(packet, &forwarding))
 		return REASON_OTHER_PROTOCOL;
-	connection_read(connection, seat.word, &account);
-	if (now >= expiry_of_connection(account.seen, account.word) ||
-	    !backend_word(account.backend) || READ_ONCE(connection->word) != account.word)
-		return REASON_OTHER_PROTOCOL;
-	forwarding.backend = (u32)account.backend;
-	forwarding.service = account.service;
-	forwarding.route = account.word & WORD_ROUTE_MASK;
-	if (nat_is_used(account.word)) {
-		forward_end(&forwarding, &end);
-		quote_replace(ctx, packet, quote, false, &end);
+	if (fullnat_is_used(forwarding.route)) {
+		quote_call_fullnat(ctx, packet, now, false);
+		return REASON_INTERNAL;
+	}
+	if (nat_is_used(forwarding.route)) {
+		forward_end(&forwarding, end);
+		quote_replace(ctx, packet, quote, false, end);
 		/* the packet is as it has to be by now */
 		forwarding.route = 0;
 	}
@@ -264,16 +279,65 @@ static __always_inline int quote_answer(u32 table, struct hook_context *ctx, str
 	struct forwarding forwarding = { .now = now };
 	struct connection *connection;
 	struct account account = {};
-	struct end end = {};
+	struct end *end = &maps_journey()->end;
 
 	/* answer_find turns the key round */
-	connection = answer_find(table, packet, now, &account, &end);
+	connection = answer_find(table, packet, now, &account, end);
 	if (!connection || READ_ONCE(connection->word) != account.word)
 		return REASON_OTHER_PROTOCOL;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
-	quote_replace(ctx, packet, quote, true, &end);
+	quote_replace(ctx, packet, quote, true, end);
 	return answer_leave(ctx, packet, &forwarding);
+}
+
+/* An error about what went to a client of a backend by fullnat, which knows neither of its ends. */
+static __always_inline int quote_fullnat(struct hook_context *ctx, struct packet *packet,
+					 struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+
+	if (!quote_find(packet, forwarding))
+		return REASON_OTHER_PROTOCOL;
+	forward_end(forwarding, &journey->end);
+	fullnat_source(forwarding->route, &journey->other);
+	quote_replace(ctx, packet, &journey->quote, false, &journey->end);
+	if (!fullnat_is_here(&journey->end))
+		quote_replace(ctx, packet, &journey->quote, true, &journey->other);
+	forwarding->route = 0;
+	return forward_send(ctx, packet, forwarding);
+}
+
+/* An error about what went to such a backend. */
+static __always_inline int quote_return(u32 table, struct hook_context *ctx, struct packet *packet,
+					struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+	struct end *virtual = &journey->end, *client = &journey->other;
+	struct connection *connection;
+	struct account account = {};
+
+	connection = fullnat_find(table, packet, forwarding->now, &account, virtual, client);
+	if (!connection || READ_ONCE(connection->word) != account.word)
+		return REASON_OTHER_PROTOCOL;
+	forwarding->backend = (u32)account.backend;
+	forwarding->service = account.service;
+	quote_replace(ctx, packet, &journey->quote, true, virtual);
+	quote_replace(ctx, packet, &journey->quote, false, client);
+	packet_direct(packet, client->address);
+	return answer_leave(ctx, packet, forwarding);
+}
+
+/* The whole way of such errors, once the families have parted. */
+static __always_inline int quote_fullnat_exit(u32 table, struct hook_context *ctx,
+					      struct packet *packet)
+{
+	struct journey *journey = maps_journey();
+	struct forwarding forwarding = { .now = journey->now };
+	int reason = journey->is_answer ? quote_return(table, ctx, packet, &forwarding) :
+					  quote_fullnat(ctx, packet, &forwarding);
+
+	return exit_with(ctx, reason, packet, 0);
 }
 
 static __always_inline bool quote_read(struct hook_context *ctx, struct packet *packet,
@@ -322,28 +386,41 @@ static __always_inline void quote_learn(struct hook_context *ctx, struct packet 
 	programs.call(ctx, PROGRAM_LEARN);
 }
 
+/* What an error quotes, of which nothing is known yet: in the journey, as the stack has no room. */
+static __always_inline struct quote *quote_begin(void)
+{
+	struct quote *quote = &maps_journey()->quote;
+
+	__builtin_memset(quote, 0, sizeof(*quote));
+	return quote;
+}
+
 /* The way of a packet of another protocol, which may be such an error. */
 static __always_inline int quote_packet_of(struct hook_context *ctx, struct packet *packet)
 {
-	struct quote quote = {};
-	bool is_flow = quote_read(ctx, packet, &quote);
+	struct quote *quote = quote_begin();
+	bool is_flow = quote_read(ctx, packet, quote);
 	u64 now = clock_now();
 	int reason;
 
-	if (!quote_is_addressed(&quote) || !entry_is_for_host(ctx, packet))
+	if (!quote_is_addressed(quote) || !entry_is_for_host(ctx, packet))
 		return REASON_OTHER_PROTOCOL;
 	if (!is_flow) {
-		quote_learn(ctx, packet, &quote);
+		quote_learn(ctx, packet, quote);
 		return REASON_OTHER_PROTOCOL;
 	}
-	quote_key(packet, &quote);
-	reason = quote_forward(ctx, packet, &quote, now);
-	if (reason == REASON_OTHER_PROTOCOL && quote.protocol == IPPROTO_UDP)
-		quote_learn(ctx, packet, &quote);
-	if (!FEATURE_NAT || reason != REASON_OTHER_PROTOCOL || !quote_is_answer(packet, &quote))
+	quote_key(packet, quote);
+	reason = quote_forward(ctx, packet, quote, now);
+	if (reason == REASON_OTHER_PROTOCOL && quote->protocol == IPPROTO_UDP)
+		quote_learn(ctx, packet, quote);
+	if (!FEATURE_NAT || reason != REASON_OTHER_PROTOCOL || !quote_is_answer(packet, quote))
 		return reason;
-	return packet_is_ipv6(packet) ? quote_answer(TABLE_CONNECTIONS6, ctx, packet, &quote, now) :
-					quote_answer(TABLE_CONNECTIONS4, ctx, packet, &quote, now);
+	reason = packet_is_ipv6(packet) ?
+			 quote_answer(TABLE_CONNECTIONS6, ctx, packet, quote, now) :
+			 quote_answer(TABLE_CONNECTIONS4, ctx, packet, quote, now);
+	if (FEATURE_FULLNAT && reason == REASON_OTHER_PROTOCOL)
+		quote_call_fullnat(ctx, packet, now, true);
+	return reason;
 }
 
 #if !HOOK_IS_XDP
@@ -352,19 +429,14 @@ static __always_inline int quote_packet_of(struct hook_context *ctx, struct pack
 static __always_inline int quote_finish(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
 {
-	struct quote quote = {};
+	struct quote *quote = quote_begin();
 
-	if (!quote_read(ctx, packet, &quote))
+	if (!quote_read(ctx, packet, quote))
 		return REASON_INTERNAL;
-	quote_key(packet, &quote);
+	quote_key(packet, quote);
 	if (forwarding->reason != REASON_ANSWERED)
 		return forward_send(ctx, packet, forwarding);
-	if (packet_is_ipv6(packet)) {
-		packet->key[2] = quote.outer[2];
-		packet->key[3] = quote.outer[3];
-	} else {
-		packet->key[0] = quote.outer[2] << 32;
-	}
+	packet_direct(packet, (__be32 *)&quote->outer[2]);
 	return answer_leave(ctx, packet, forwarding);
 }
 

@@ -82,7 +82,7 @@ static __always_inline u32 state_next(u32 view, u8 protocol, u32 state, u32 even
 /* What is seen of a client's connection: answers, too, where the method has them come by here. */
 static __always_inline u32 state_view(u32 method)
 {
-	return FEATURE_NAT && method == METHOD_NAT ? VIEW_INPUT : VIEW_INPUT_ONLY;
+	return FEATURE_NAT && method & METHOD_NAT ? VIEW_INPUT : VIEW_INPUT_ONLY;
 }
 
 /* What a packet makes of every state. */

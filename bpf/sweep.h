@@ -13,7 +13,7 @@ static __always_inline void sweep_pass(u64 sum)
 		1ULL << (sum >> (64 - FILTER_BITS) & 63);
 }
 
-/* And what comes back of a connection by nat. */
+/* And what comes back of a connection by nat or fullnat. */
 static __always_inline void sweep_answer(u32 table, struct slot *slot, u64 word)
 {
 	struct backend *backend = ROW(backends, ((struct connection *)slot)->backend);
@@ -30,7 +30,7 @@ static __always_inline void sweep_concern(u32 table, struct slot *slot, u64 word
 {
 	sweep_pass(table_is_ipv6(table) ? hash_virtual6(slot->key) + hash_target(slot->key[4]) :
 					  hash_virtual4(slot->key[0]) + hash_target(slot->key[1]));
-	if (route_method(word) == METHOD_NAT)
+	if (route_method(word) & METHOD_NAT)
 		sweep_answer(table, slot, word);
 }
 

@@ -78,6 +78,12 @@ enum program {
 	PROGRAM_FRAGMENT6 = 34,
 	PROGRAM_CUT = 35, /* of TC alone */
 	PROGRAM_LEARN = 36,
+	PROGRAM_FULLNAT4 = 37,
+	PROGRAM_FULLNAT6 = 38,
+	PROGRAM_RETURN4 = 39,
+	PROGRAM_RETURN6 = 40,
+	PROGRAM_QUOTE_FULLNAT4 = 41,
+	PROGRAM_QUOTE_FULLNAT6 = 42,
 	PROGRAM_MAX = 64,
 };
 
@@ -206,6 +212,7 @@ enum method {
 	METHOD_DR = 0,
 	METHOD_NAT = 1,
 	METHOD_TUNNEL = 2,
+	METHOD_FULLNAT = 3, /* nat's bit is set: an answer looks for no other */
 };
 
 enum tunnel_type {
@@ -406,6 +413,21 @@ struct tunnel {
 	__be32 source[4]; /* 0: nothing is known to lead to the backend */
 	u64 options;
 	u64 path; /* MTU of a router on the way, which the data plane learns: jiffies << 16 | bytes */
+};
+
+/* An address of which backends by fullnat get packets. */
+struct source {
+	__be32 address[4];
+};
+
+/* A family's addresses of these: the first `count` of `index` are their rows. */
+#define SOURCES 512
+struct source_pool {
+	u32 count;
+	u32 first_port;
+	u32 ports; /* how many each address has, from that one on */
+	u32 padding;
+	u16 index[512]; /* SOURCES */
 };
 
 /* What the fragments of a packet have in common. */
@@ -652,7 +674,7 @@ struct handover {
 	u32 mark;
 	u32 backend;
 	u32 service;
-	u32 route; /* the low half of it: port and method */
+	u32 route; /* port and method of it; what follows them TC finds for itself */
 };
 
 /* What the control plane asks the clock program. */
@@ -788,7 +810,11 @@ enum flat {
 	FLAT_DROP_COUNT = 55,
 	FLAT_TUNNELS = 56,
 	FLAT_CUT_PAYLOADS = 57,
+	FLAT_SOURCES = 58,
+	FLAT_SOURCE_POOLS = 59,
 	FLAT_CALLS4 = 60,
 	FLAT_CALLS6 = 61,
 	FLAT_CALL_SEARCHES = 62,
+	FLAT_SOURCE_PORTS = 63,
+	FLAT_SOURCE_CURSORS = 64,
 };

@@ -37,9 +37,11 @@ static __always_inline u64 word_expires(u64 word)
  *
  *   bits  0 to 15  the port at the backend, as on the wire
  *        16 to 18  method
+ *        19 to 43  fullnat: what its backend sees as the source, a row of source_ports
  */
 #define ROUTE_METHOD_SHIFT 16
 #define ROUTE_METHODS 8
+#define ROUTE_SOURCE_SHIFT 19
 
 static __always_inline u64 route_make(u32 method, __be16 port)
 {
@@ -54,6 +56,17 @@ static __always_inline __be16 route_port(u64 word)
 static __always_inline u32 route_method(u64 word)
 {
 	return word >> ROUTE_METHOD_SHIFT & (ROUTE_METHODS - 1);
+}
+
+static __always_inline u64 route_source(u64 word)
+{
+	return (word & WORD_ROUTE_MASK) >> ROUTE_SOURCE_SHIFT;
+}
+
+/* The same route with a source. */
+static __always_inline u64 route_from(u64 route, u64 source)
+{
+	return (route & ((1ULL << ROUTE_SOURCE_SHIFT) - 1)) | source << ROUTE_SOURCE_SHIFT;
 }
 
 static __always_inline u32 word_state(u64 word)

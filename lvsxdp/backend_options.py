@@ -29,7 +29,7 @@ OPTIONS = (
     click.option(
         "--forward",
         callback=parsed("parse_forward"),
-        help="How packets reach it: dr (default), nat or tunnel; "
+        help="How packets reach it: dr (default), nat, tunnel or fullnat; "
         "connections keep what they began with.",
     ),
     click.option(

@@ -123,6 +123,7 @@ class Book:
     epoch: int = 0
     unprivileged_port: int = UNPRIVILEGED_PORT
     removed: dict[str, Removed] = dataclasses.field(default_factory=dict)
+    sources: dict[str, int] = dataclasses.field(default_factory=dict)  # address -> its number
 
     def copy(self) -> Book:
         """A book to be brought up to date in its stead: places are exchanged, not changed."""
@@ -134,6 +135,7 @@ class Book:
             self.epoch,
             self.unprivileged_port,
             {key: Removed(r.service, dict(r.backends)) for key, r in self.removed.items()},
+            dict(self.sources),
         )
 
     def remember(self, key: str, identity: int, gone: Mapping[str, BackendPlace]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from lvsxdp import maglev, marks
+from lvsxdp import maglev, marks, sources
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import (
     ANY_PORT,
@@ -125,7 +125,24 @@ def faults(draft: Draft) -> Iterator[Finding]:
     yield from _repeats((p.place, str(p.service.key)) for p in draft.services)
     names = [(p.place, p.service.name) for p in draft.services]
     yield from _repeats((f"{place}.name", name) for place, name in names if name is not None)
+    yield from _pool_faults(draft)
     yield from _capacity_faults(draft)
+
+
+def _pool_faults(draft: Draft) -> Iterator[Finding]:
+    """Services with backends by fullnat for whose family the pool has no address."""
+    pool = sources.addresses(draft.settings.source_pool)
+    families = set(map(Family.of, pool))
+    for placed in draft.services:
+        family = placed.service.family
+        if family not in families and Forward.FULLNAT in placed.service.forwards:
+            what = f"{family} backends by fullnat need {family} addresses to get packets from"
+            yield f"{placed.place}.forward", f"{what}; give some as settings.source_pool"
+            families.add(family)
+    if len(pool) > draft.capacity.sources:
+        remedy = _more_room("sources", len(pool), running=draft.is_running)
+        what = f"{draft.capacity.sources} is too few for the {len(pool)} of settings.source_pool"
+        yield "capacity.sources", f"{what}; {remedy}"
 
 
 def _rule_faults(place: str, rule: MarkRule) -> Iterator[Finding]:
@@ -193,6 +210,9 @@ def _backend_faults(place: str, backend: Backend, service: Service) -> Iterator[
     if family is not service.family and backend.forward is not Forward.TUNNEL:
         what = f"{backend.address} is {family} and the service is {service.family}"
         yield f"{place}.address", f"{what}; each family is a service of its own"
+    if backend.forward is Forward.FULLNAT and service.one_packet:
+        what = "a service whose packets are scheduled one by one keeps no connection"
+        yield f"{place}.forward", f"{what}, which fullnat needs; leave one_packet out"
     for key, fault in _tunnel_faults(backend):
         yield f"{place}.tunnel{key}", fault
     upper, lower = backend.upper_threshold, backend.lower_threshold

@@ -49,7 +49,7 @@ from lvsxdp.model import (
 )
 from lvsxdp.names import find_backend, find_service, parse_backend_name, parse_service_key
 from lvsxdp.scalars import full_netmask, parse_netmask, parse_weight
-from lvsxdp.setting import BY_NAME, SETTINGS
+from lvsxdp.setting import BY_NAME, SETTINGS, Setting
 
 __all__ = [
     "MAX_CAPACITY",
@@ -162,11 +162,18 @@ def _read_settings(item: Item | None) -> Settings:
             setting.name,
             setting.parse,
             setting.default,
-            SWITCH if setting.numbers is None else NUMBER,
+            _accepted(setting),
         )
         for setting in SETTINGS
     }
     return Settings(**values)
+
+
+def _accepted(setting: Setting) -> frozenset[str]:
+    """What YAML may have as the setting's value."""
+    if setting.read is not None:
+        return NUMBER
+    return SWITCH if setting.numbers is None else NUMBER
 
 
 def _read_capacity(item: Item | None) -> Capacity:

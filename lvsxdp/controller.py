@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import socket
 import struct
@@ -26,6 +27,7 @@ from lvsxdp import (
     tables,
     tunnels,
 )
+from lvsxdp import sources as pool
 from lvsxdp.book import ServicePlace
 from lvsxdp.errors import NotFoundError
 from lvsxdp.features import Feature
@@ -206,6 +208,7 @@ class Balancer:
         host = Host(
             *(names, self._cursor, self._cursor_generation, unprivileged_port()),
             tunnels.cached(net.source),
+            functools.partial(pool.in_use, self),
         )
         if self.missing(new):
             self._widen(new, net, host)

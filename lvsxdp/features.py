@@ -34,6 +34,7 @@ class Feature(enum.StrEnum):
     NAT = "nat"
     SIP = "sip"
     TUNNEL = "tunnel"
+    FULLNAT = "fullnat"
 
     @property
     def define(self) -> str:
@@ -42,7 +43,11 @@ class Feature(enum.StrEnum):
 
 
 EVERY = frozenset(Feature)
-METHODS = {Forward.NAT: Feature.NAT, Forward.TUNNEL: Feature.TUNNEL}
+METHODS = {
+    Forward.NAT: (Feature.NAT,),
+    Forward.TUNNEL: (Feature.TUNNEL,),
+    Forward.FULLNAT: (Feature.FULLNAT, Feature.NAT),
+}
 
 
 def features_of(config: Config) -> frozenset[Feature]:
@@ -61,9 +66,9 @@ def features_of(config: Config) -> frozenset[Feature]:
         found.add(Feature.LOCALITY)
     if any(service.persistence and service.persistence.engine for service in config.services):
         found.add(Feature.SIP)
-    for method, feature in METHODS.items():
+    for method, brought in METHODS.items():
         if any(method in service.forwards for service in config.services):
-            found.add(feature)
+            found.update(brought)
     return frozenset(found)
 
 

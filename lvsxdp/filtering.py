@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from lvsxdp import marks
 from lvsxdp.model import (
+    ANSWERING,
     ANY_PORT,
     FTP_PORT,
     Address,
     AddressKey,
     Backend,
     Config,
-    Forward,
     Network,
     Ports,
     Protocol,
@@ -76,8 +76,8 @@ def _concerns(config: Config) -> Iterator[tuple[object, ...]]:
 
 def _by_nat(service: Service) -> Iterator[Backend]:
     """The backends whose answers come by this host."""
-    if Forward.NAT in service.forwards:
-        yield from (b for b in service.backends if b.forward is Forward.NAT)
+    if not service.forwards.isdisjoint(ANSWERING):
+        yield from (b for b in service.backends if b.forward in ANSWERING)
 
 
 def words(hashing: Hashing, config: Config) -> dict[int, int] | None:
@@ -112,7 +112,7 @@ def _bits(hashing: Hashing, config: Config) -> Iterator[int | None]:
 
 
 def _answer_bit(hashing: Hashing, service: Service, backend: Backend) -> int:
-    """The bit of what a backend by nat sends back."""
+    """The bit of what a backend by nat or fullnat sends back."""
     key = service.key
     if isinstance(key, AddressKey) and key.port not in (ANY_PORT, FTP_PORT):
         port, protocol = backend.port or key.port, PROTOCOLS[key.protocol]

@@ -105,6 +105,8 @@ def _capacity(most: dict[str, int]) -> Schema:
         "services": "Services; 1024 by default.",
         "backends": "Backends of all services together; 4096 by default.",
         "marks": "Mark rules; 4096 by default.",
+        "sources": "Addresses of settings.source_pool, half a MiB each where backends are by "
+        "fullnat; 16 by default.",
         "destinations": "Destinations that lblc and lblcr remember; 32768 by default.",
     }
     return _mapping({name: _about(texts[name], _whole(1, high)) for name, high in most.items()})
@@ -248,7 +250,9 @@ def _settings() -> Schema:
 
 def _setting(setting: Setting) -> Schema:
     default = str(setting.default).lower()
-    if setting.numbers is None:
+    if setting.read is not None:
+        values: Schema = {"type": ["string", "integer"]}
+    elif setting.numbers is None:
         values = SWITCH
     elif setting.name in OFF_OR_ALWAYS:
         values = {"enum": [0, 3, "0", "3"]}

@@ -61,6 +61,12 @@ STEPS = {
     "follow_packet6": "fragment6",
     "cut_packet": "cut",
     "learn_path": "learn",
+    "fullnat_packet4": "fullnat4",
+    "fullnat_packet6": "fullnat6",
+    "return_packet4": "return4",
+    "return_packet6": "return6",
+    "quote_fullnat4": "quote_fullnat4",
+    "quote_fullnat6": "quote_fullnat6",
 }
 # A folder of pins that are not complete yet; the bpf file system takes no dots in names.
 UNFINISHED = "_new"
@@ -158,6 +164,9 @@ def slots_for(entries: int) -> int:
 FULL = {
     Feature.LOCALITY: Sized(("destinations",), "DESTINATION_CAPACITY", lambda c: c.destinations),
     Feature.SIP: Sized(("calls4", "calls6"), "CALL_SLOTS", lambda c: slots_for(c.persistence)),
+    Feature.FULLNAT: Sized(
+        ("source_ports",), "SOURCE_PORTS", lambda c: power_of_two(c.sources) << 16
+    ),
 }
 
 

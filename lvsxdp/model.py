@@ -22,6 +22,8 @@ MAX_PERSISTENCE = 2678400
 MAX_WEIGHT = 2**31 - 1
 MAX_THRESHOLD = 2**31 - 1
 MAX_MARK = 2**32 - 1
+# Addresses of which backends by fullnat get packets: a connection has so many bits for one.
+MAX_SOURCES = 512
 MAX_CAPACITY = {
     "connections": 2**21,
     "persistence": 2**21,
@@ -29,6 +31,7 @@ MAX_CAPACITY = {
     "backends": 2**17,
     "marks": 2**18,
     "destinations": 2**20,
+    "sources": MAX_SOURCES,
 }
 
 
@@ -82,11 +85,16 @@ class Forward(enum.StrEnum):
     DR = "dr"
     NAT = "nat"
     TUNNEL = "tunnel"
+    FULLNAT = "fullnat"
 
     @property
     def may_change_port(self) -> bool:
         """Whether a backend may have another port than its service."""
-        return self is Forward.NAT
+        return self in ANSWERING
+
+
+# The methods whose backends' answers come back by the balancer.
+ANSWERING = (Forward.NAT, Forward.FULLNAT)
 
 
 class TunnelType(enum.StrEnum):
@@ -331,6 +339,8 @@ class Settings:
     lblc_expiration: int = DEFAULT_LOCALITY
     lblcr_expiration: int = DEFAULT_LOCALITY
     pmtu_disc: bool = True
+    source_pool: str = ""  # addresses, ranges and prefixes: sources.py
+    source_ports: str = "1024-65535"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -346,6 +356,7 @@ class Capacity:
     backends: int = 4096
     marks: int = 4096
     destinations: int = 32768
+    sources: int = 16
 
 
 class Features(enum.StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from lvsxdp import changes, interfaces, network, records
 from lvsxdp.controller import Balancer
-from lvsxdp.model import Address, Config, Forward
+from lvsxdp.model import ANSWERING, Address, Config
 from lvsxdp.network import Link, Network
 
 # Backends of which a change asks the kernel.
@@ -129,7 +129,8 @@ def warnings(balancer: Balancer, net: Network, known: Config | None = None) -> l
 def _answers(balancer: Balancer, net: Network, known: Config) -> list[str]:
     """A line for each reason why what new backends by nat send back reaches no client."""
     found, unattached = list[str](), dict[str, list[Address]]()
-    served = [s for s in changes.others(balancer.state.config, known) if Forward.NAT in s.forwards]
+    services = changes.others(balancer.state.config, known)
+    served = [service for service in services if not service.forwards.isdisjoint(ANSWERING)]
     for family in sorted({service.family for service in served}):
         dotted = f"net.{family}.conf.lo.forwarding"
         if network.sysctl(dotted.replace(".", "/")) != "1":
@@ -139,7 +140,7 @@ def _answers(balancer: Balancer, net: Network, known: Config) -> list[str]:
             )
     attached = {each.ifindex for each in balancer.state.attachments}
     names = {link.index: link.name for link in net.links()}
-    backends = (b for s in served for b in s.backends if b.forward is Forward.NAT)
+    backends = (b for s in served for b in s.backends if b.forward in ANSWERING)
     for backend in itertools.islice(backends, MOST_ASKED if attached else 0):
         route = net.route(backend.address)
         if route is not None and route.ifindex not in attached:

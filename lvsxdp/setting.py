@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lvsxdp import scalars
+from lvsxdp import scalars, sources
 from lvsxdp.errors import ConfigError
 from lvsxdp.model import DEFAULT_LOCALITY, MAX_PERSISTENCE, Settings
 
+Value = bool | int | str
 OFF_OR_ALWAYS = ("secure_tcp", "drop_packet")
 AUTOMATIC = ("1", "2")
 TIMEOUT = "timeout_"
@@ -18,21 +19,24 @@ MAX_DROP_RATE = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: a switch where it has no `numbers`, else one of these, both ends included."""
+    """One setting: one of `numbers`, both ends included, or what `read` takes, or a switch."""
 
     name: str
     about: str
-    ipvs: bool | int
+    ipvs: Value
     numbers: tuple[int, int] | None = None
+    read: Callable[[str], str] | None = None
 
     @property
-    def default(self) -> bool | int:
+    def default(self) -> Value:
         """What holds where nobody says otherwise."""
-        found: bool | int = getattr(Settings(), self.name)
+        found: Value = getattr(Settings(), self.name)
         return found
 
-    def parse(self, text: str) -> bool | int:
+    def parse(self, text: str) -> Value:
         """The value that a text stands for."""
+        if self.read is not None:
+            return self.read(text)
         if self.numbers is None:
             return scalars.parse_switch(text)
         if self.name in OFF_OR_ALWAYS:
@@ -112,6 +116,19 @@ SETTINGS = (
         "A tunnel's packet has DF where what is in it has; else it never has, and is cut.",
         ipvs=True,
     ),
+    Setting(
+        "source_pool",
+        "Addresses of this host's own that backends by fullnat get packets from: 192.0.2.8, "
+        "192.0.2.8-192.0.2.11 or 192.0.2.8/30, or several of these with commas between them.",
+        ipvs="",
+        read=sources.parse_pool,
+    ),
+    Setting(
+        "source_ports",
+        "The ports of these, which nothing else on this host may use.",
+        ipvs="1024-65535",
+        read=sources.parse_ports,
+    ),
 )
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
@@ -136,7 +153,7 @@ def timeouts(settings: Settings) -> dict[str, int]:
 
 def assigned(settings: Settings, assignments: Sequence[str]) -> Settings:
     """The settings with what NAME=VALUE says of some; a timeout of 0 stays, as in IPVS."""
-    values: dict[str, bool | int] = {}
+    values: dict[str, Value] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -148,7 +165,7 @@ def assigned(settings: Settings, assignments: Sequence[str]) -> Settings:
     return dataclasses.replace(settings, **changed)
 
 
-def _parse(name: str, text: str, settings: Settings) -> bool | int:
+def _parse(name: str, text: str, settings: Settings) -> Value:
     if name.startswith(TIMEOUT) and name.removeprefix(TIMEOUT) in TIMEOUTS.keys() - {"udp"}:
         raise ConfigError(f"{name} cannot be set, nor can it in IPVS ({', '.join(SETTABLE)})")
     if name not in BY_NAME:

@@ -210,6 +210,7 @@ def _decode(header: dict[str, Any], lines: Iterable[bytes], generations: bytes) 
         epoch=plain["epoch"],
         unprivileged_port=plain["unprivileged_port"],
         removed={key: _removed_from(kept) for key, kept in plain["removed"].items()},
+        sources=plain.get("sources", {}),
     )
     return State(
         config=config,
@@ -229,6 +230,7 @@ def _book_to(book: Book) -> dict[str, Any]:
         "epoch": book.epoch,
         "unprivileged_port": book.unprivileged_port,
         "removed": {key: _removed_to(kept) for key, kept in book.removed.items()},
+        "sources": book.sources,
     }
 
 

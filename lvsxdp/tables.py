@@ -15,6 +15,7 @@ from lvsxdp import (
     scheduling,
     setting,
     sharing,
+    sources,
     thresholds,
     tunnels,
 )
@@ -64,7 +65,8 @@ class Host:
 
     `cursor_generation` is of the version of a service id that rr and wrr last chose by, 16 bits;
     `unprivileged_port` is where ports begin that FTP's data may be on; `source` is the address
-    that the routes choose for packets to another.
+    that the routes choose for packets to another; `source_in_use` says whether connections have an
+    address of the pool, by its number.
     """
 
     ifindexes: Mapping[str, int]
@@ -72,6 +74,7 @@ class Host:
     cursor_generation: Callable[[int], int] = lambda _: 0
     unprivileged_port: int = UNPRIVILEGED_PORT
     source: Callable[[Address], Address | None] = lambda _: None
+    source_in_use: Callable[[int], bool] = lambda _: False
 
 
 # ------------------------------------------------------------------------------------ services
@@ -393,6 +396,9 @@ def plan(
     # before a method that makes packets meet them
     change.switch[:0] = tunnels.changed_rows(schema, old, new, book.services, host.source)
     stages = {"prepare": change.prepare, "switch": change.switch, "finish": change.finish}
+    pool = sources.pool_writes(schema, book, old, new, host.source_in_use, first=first)
+    for place, (stage, write) in enumerate(pool):
+        stages[stage].insert(place, write)
     if first or old.marks != new.marks:
         for stage, write in marking.mark_writes(schema, book, new, host.ifindexes):
             stages[stage].append(write)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from tests.datapath.harness import Datapath, udp
+from tests.datapath.harness import BACKENDS, Datapath, udp
 
 A, B = "10.0.0.11", "10.0.0.12"
 GATEWAY = f"""
@@ -91,3 +92,22 @@ def test_esp_over_ipv6(datapath: Datapath) -> None:
     exchange = udp("[2001:db8:1::7]:500", "[2001:db8::10]:500")
     found = [datapath.backend_for(each) for each in (exchange, packet)]
     assert found == ["2001:db8:0:2::11"] * 2
+
+
+@pytest.mark.parametrize("hook", ["xdp", "tc"])
+@pytest.mark.parametrize("protocol", [ESP, AH])
+def test_by_nat_they_get_another_address_and_nothing_else(
+    datapath: Datapath, protocol: int, hook: str
+) -> None:
+    """What stands where others have ports and checksums is their own."""
+    datapath.apply(GATEWAY.replace("rr,", "rr, forward: nat,", 1))
+    client = "172.31.0.21"
+    datapath.backend_for(udp(f"{client}:500", "192.0.2.10:500"))
+    send = datapath.send if hook == "xdp" else datapath.send_tc
+    there = send(datapath.to_host(sealed(protocol, client)))
+    expected = IP(src=client, dst=B, proto=protocol, ttl=63) / Raw(b"\5" * 24)
+    assert (there.action, there.frame[14:]) == ("redirect", bytes(expected))
+    answer = IP(src=B, dst=client, proto=protocol) / Raw(b"\6" * 24)
+    back = send(Ether(src=BACKENDS[B], dst=datapath.mac["lb1"]) / answer, "lb1")
+    expected = IP(src="192.0.2.10", dst=client, proto=protocol, ttl=63) / Raw(b"\6" * 24)
+    assert (back.action, back.frame[14:]) == ("redirect", bytes(expected))

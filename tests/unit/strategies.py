@@ -106,7 +106,7 @@ def backends(draw: st.DrawFn, family: Family, ports: st.SearchStrategy, own: int
     any_port = (st.none() | PORT).filter(lambda port: port != own)
     return Backend(
         address=draw(HOSTS[at]),
-        port=draw(any_port if forward is Forward.NAT else ports),
+        port=draw(any_port if forward.may_change_port else ports),
         forward=forward,
         weight=draw(st.integers(0, MAX_WEIGHT)),
         draining=draw(st.booleans()),
@@ -175,6 +175,11 @@ def number_unnamed(all_services: list[Service]) -> tuple[Service, ...]:
     return tuple(kept)
 
 
+# of both families in most, as backends by fullnat want them
+POOLS = (
+    *("", "10.0.9.8", "10.0.9.8-10.0.9.11, 2001:db8:9::8", "2001:db8:9::8/126, 10.0.9.8/30"),
+    "10.0.9.9, 2001:db8:9::1-2001:db8:9::7",
+)
 CONFIGS = st.builds(
     Config,
     interfaces=tuples(INTERFACES),
@@ -194,6 +199,8 @@ CONFIGS = st.builds(
         st.integers(1, 2**31 - 1),
         *(st.integers(1, MAX_PERSISTENCE) for _ in range(5)),
         st.booleans(),
+        st.sampled_from(POOLS),
+        st.sampled_from(("1024-65535", "20000-20099", "7-7")),
     ),
     capacity=st.builds(
         Capacity,
@@ -202,6 +209,7 @@ CONFIGS = st.builds(
         st.integers(4, 2**16),
         st.integers(16, 2**16),
         destinations=st.integers(1, 2**20),
+        sources=st.integers(8, 512),
     ),
     features=st.sampled_from(Features),
 ).filter(lambda legal: checks_pass(legal))

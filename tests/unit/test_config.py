@@ -119,7 +119,8 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
       lblc_expiration: 60
       lblcr_expiration: 70
     capacity:
-      {connections: 1000, persistence: 2000, services: 10, backends: 20, destinations: 30}
+      {connections: 1000, persistence: 2000, services: 10, backends: 20, destinations: 30,
+       sources: 40}
     """
     assert loaded(text) == Config(
         interfaces=("eth0", "eth1"),
@@ -149,7 +150,7 @@ def test_every_key_of_the_file_arrives_in_the_configuration() -> None:
             ),
         ),
         settings=Settings(False, True, 3, False, lblc_expiration=60, lblcr_expiration=70),
-        capacity=Capacity(1000, 2000, 10, 20, destinations=30),
+        capacity=Capacity(1000, 2000, 10, 20, destinations=30, sources=40),
     )
 
 
@@ -355,7 +356,7 @@ FAULTS = {
     backend("<<: {weight: 1}"): 'f:1: services[0].backends[0]."<<": is no key here;'
     " merge keys do not work, write out what is meant",
     "capacity: {services: 1,024}": "f:1: capacity.024: is no key here; a number has no comma;"
-    " there is connections, persistence, services, backends, marks, destinations",
+    " there is connections, persistence, services, backends, marks, destinations, sources",
     # tags
     "services: !!python/object:os.system []": "f:1: services:"
     ' the tag "!!python/object:os.system" means nothing here; leave it out',
@@ -369,7 +370,7 @@ FAULTS = {
     "services: {name: a}": "f:1: services: a mapping stands where a list belongs;"
     " an empty list is []",
     "capacity: 5": 'f:1: capacity: "5" stands where a mapping belongs,'
-    " with keys of: connections, persistence, services, backends, marks, destinations",
+    " with keys of: connections, persistence, services, backends, marks, destinations, sources",
     "marks: [1]": 'f:1: marks[0]: "1" stands where a mapping belongs, with keys of: mark, protocol,'
     " protocols, address, addresses, port, ports, source, sources, source_mac, source_macs,"
     " interface, interfaces, vlan, vlans",
@@ -547,7 +548,7 @@ FAULTS = {
     backend("forward: tunnel, port: 81"): "f:1: services[0].backends[0].port: 81 is given, and a"
     " mark service forwards to the packet's own port, which tunnel cannot change; leave port out",
     service("mark: 1, family: ipv4, forward: masq"): "f:1: services[0].forward:"
-    ' "masq" is not a forwarding method (dr, nat, tunnel)',
+    ' "masq" is not a forwarding method (dr, nat, tunnel, fullnat)',
     service("protocol: tcp, address: 192.0.2.1, port: 80, one_packet: true"): "f:1: services[0]."
     "one_packet: is for udp and mark services, and the service is tcp; leave it out",
     service("protocol: sctp, address: 192.0.2.1, port: 80, sloppy_tcp: true"): "f:1: services[0]."

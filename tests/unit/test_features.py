@@ -17,6 +17,12 @@ from tests.unit.strategies import CONFIGS
 ROOT = Path(__file__).resolve().parents[2]
 
 
+FULLNAT = """
+settings: {source_pool: 10.0.0.9}
+services: [{mark: 1, forward: fullnat, backends: [{address: 10.0.0.1}]}]
+"""
+
+
 def used(text: str) -> str:
     return features.names(features.features_of(config.load(text)[0]))
 
@@ -55,7 +61,8 @@ def used(text: str) -> str:
         "services: [{mark: 1, forward: nat, backends: [{address: 10.0.0.1}]}]": "ipv4 nat",
         "services: [{mark: 1, family: ipv4, persistence: {engine: sip}}]": "ipv4 sip",
         "services: [{mark: 1, forward: tunnel, backends: [{address: 10.0.0.1}]}]": "ipv4 tunnel",
-        "features: all": "ipsec ipv4 ipv6 locality nat rules sctp sip tunnel",
+        FULLNAT: "fullnat ipv4 nat",
+        "features: all": "fullnat ipsec ipv4 ipv6 locality nat rules sctp sip tunnel",
     }.items(),
 )
 def test_a_configuration_uses_what_it_names(text: str, names: str) -> None:

@@ -17,6 +17,7 @@ def test_every_setting_of_the_model_has_a_name_a_text_and_a_default() -> None:
     assert [field.name for field in dataclasses.fields(Settings)] == list(setting.BY_NAME)
     assert [row["default"] for row in setting.rows(Settings())[: len(setting.SETTINGS)]] == [
         *(True, False, 1, True, False, False, False, 0, 0, 10, 900, 120, 300, 86400, 86400, True),
+        *("", "1024-65535"),
     ]
 
 
