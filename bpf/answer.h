@@ -2,6 +2,9 @@
 
 /* Of a flow's last key word: the client's port and the protocol. */
 #define ANSWER_CLIENT_MASK 0x000000ff0000ffffULL
+/* How an answer leaves: it came from a backend, or this host is its backend. */
+#define ANSWER_PASSING 1
+#define ANSWER_LEAVING 2
 /* Of a route: port and method; what comes back of fullnat is looked for as of nat, too: fullnat.h. */
 #define ANSWER_METHODS (FEATURE_FULLNAT ? ROUTE_METHODS - 1 & ~METHOD_TUNNEL : ROUTE_METHODS - 1)
 #define ANSWER_ROUTE_MASK (0xffffULL | (u64)ANSWER_METHODS << ROUTE_METHOD_SHIFT)
@@ -294,7 +297,7 @@ static __always_inline int answer_plain(u32 table, struct hook_context *ctx, str
 	connection_read(connection, word, &account);
 	answer_virtual(table, connection, &end);
 	if (now >= expiry_of_connection(account.seen, account.word) ||
-	    !connection_keep(packet, connection, &account, now))
+	    !connection_keep(packet, connection, &account, now) || expect_is_control(account.word))
 		return REASON_OK;
 	if (!answer_knows(packet, answer_way(packet)) || !nat_is_plain(ctx, packet) ||
 	    !forward_is_plain(packet, &answer_way(packet)->hop, now))
@@ -312,7 +315,7 @@ static __always_inline int answer_send(struct hook_context *ctx, struct packet *
 
 	nat_address(packet, false, address);
 	fragment_note(packet, forwarding, end->address);
-	if (nat_is_for_kernel(ctx, packet) ||
+	if (nat_is_for_kernel(ctx, packet) || expect_is_control(forwarding->route) ||
 	    !answer_find_way(ctx, packet, address, forwarding->now))
 		return answer_hand_over(ctx, packet, forwarding);
 	return answer_transmit(ctx, packet, forwarding, end);
@@ -369,10 +372,30 @@ static __always_inline int answer_transmit(struct hook_context *ctx, struct pack
 	return REASON_ANSWERED;
 }
 
+/* On to the program that reads what a backend says on an FTP control connection. */
+static __always_inline int answer_call_ftp(struct hook_context *ctx, struct packet *packet,
+					   struct forwarding *forwarding, struct end *end,
+					   u32 is_answer)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	journey->end = *end;
+	journey->is_answer = is_answer;
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_FTP6);
+	else
+		programs.call(ctx, PROGRAM_FTP4);
+	return REASON_INTERNAL;
+}
+
 static __always_inline int answer_send(struct hook_context *ctx, struct packet *packet,
 				       struct forwarding *forwarding, struct end *end)
 {
 	fragment_note(packet, forwarding, end->address);
+	if (expect_is_control(forwarding->route))
+		return answer_call_ftp(ctx, packet, forwarding, end, ANSWER_PASSING);
 	return answer_transmit(ctx, packet, forwarding, end);
 }
 
@@ -422,38 +445,52 @@ static __always_inline int answer_packet_of(struct hook_context *ctx, struct pac
 		return REASON_OK;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
+	if (expect_is_control(account.word))
+		forwarding.route = account.word & WORD_ROUTE_MASK;
 	return answer_send(ctx, packet, &forwarding, &end);
 }
 
 #if !HOOK_IS_XDP
 
-/* Has an answer of this host's own come from the virtual end; REASON_OK for any other packet. */
+/* Has an answer of this host's own come from the virtual end, and counts it. */
+static __always_inline int answer_go_from_here(struct hook_context *ctx, struct packet *packet,
+					       struct forwarding *forwarding, struct end *end)
+{
+	u32 segments = hook_segments(ctx);
+	int reason = REASON_OK;
+
+	if (nat_is_sctp(packet) && nat_port(packet, true) != end->port)
+		reason = nat_map_sctp(ctx, packet, true, end->port);
+	if (reason == REASON_OK)
+		reason = nat_replace(ctx, packet, true, end);
+	if (reason)
+		return reason;
+	answer_count(packet, forwarding, segments,
+		     packet->bytes + (segments - 1) * packet->headers);
+	return REASON_ANSWERED;
+}
+
+/* The same, where the packet is one; REASON_OK for any other. */
 static __always_inline int answer_from_here(struct hook_context *ctx, struct packet *packet,
 					    u64 now)
 {
-	struct forwarding forwarding = {};
+	struct forwarding forwarding = { .now = now };
 	struct account account = {};
-	u32 segments = hook_segments(ctx);
 	struct end end = {};
 	bool is_answer;
-	int reason = REASON_OK;
 
 	is_answer = packet_is_ipv6(packet) ?
 			    answer_take(TABLE_CONNECTIONS6, packet, now, false, &account, &end) :
 			    answer_take(TABLE_CONNECTIONS4, packet, now, false, &account, &end);
 	if (!is_answer)
 		return REASON_OK;
-	if (nat_is_sctp(packet) && nat_port(packet, true) != end.port)
-		reason = nat_map_sctp(ctx, packet, true, end.port);
-	if (reason == REASON_OK)
-		reason = nat_replace(ctx, packet, true, &end);
-	if (reason)
-		return reason;
 	forwarding.backend = (u32)account.backend;
 	forwarding.service = account.service;
-	answer_count(packet, &forwarding, segments,
-		     packet->bytes + (segments - 1) * packet->headers);
-	return REASON_ANSWERED;
+	if (expect_is_control(account.word)) {
+		forwarding.route = account.word & WORD_ROUTE_MASK;
+		return answer_call_ftp(ctx, packet, &forwarding, &end, ANSWER_LEAVING);
+	}
+	return answer_go_from_here(ctx, packet, &forwarding, &end);
 }
 
 #endif

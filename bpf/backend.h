@@ -36,8 +36,13 @@ static __always_inline __be16 backend_port(struct journey *journey, struct backe
 static __always_inline u64 backend_route(struct journey *journey)
 {
 	struct backend *backend = ROW(backends, journey->backend);
+	u64 route = route_make(backend->method, backend_port(journey, backend));
 
-	return route_make(backend->method, backend_port(journey, backend));
+	if (FEATURE_FTP && backend->method == METHOD_NAT &&
+	    packet_virtual_port(&journey->packet) == FTP_PORT &&
+	    packet_protocol(&journey->packet) == IPPROTO_TCP)
+		route |= ROUTE_FTP_CONTROL;
+	return route;
 }
 
 /* The state of a connection to the journey's backend that begins with the journey's packet. */

@@ -70,6 +70,10 @@
 #ifndef FEATURE_FULLNAT
 #define FEATURE_FULLNAT 1
 #endif
+/* FTP by nat. */
+#ifndef FEATURE_FTP
+#define FEATURE_FTP 1
+#endif
 /* Backends by tunnel. */
 #ifndef FEATURE_TUNNEL
 #define FEATURE_TUNNEL 1

@@ -114,12 +114,25 @@ static __always_inline int connect_create_fullnat(struct journey *journey)
 	return reason;
 }
 
+/* A connection that FTP expected has come: it is expected no more, and counts as no other. */
+static __always_inline int connect_meet_expected(struct journey *journey)
+{
+	struct account account = {};
+	struct connection *connection = expect_find(&journey->packet, journey->now, &account);
+
+	if (connection)
+		connection_remove(packet_is_ipv6(&journey->packet), connection, &account,
+				  journey->now);
+	return REASON_OK;
+}
+
 /* Leaves OK where the packet may go, with a connection or, for want of room, without one. */
 static __always_inline int connect_create(struct hook_context *ctx, struct journey *journey)
 {
 	int reason = REASON_TABLE_FULL;
 
-	journey->route = backend_route(journey);
+	if (!FEATURE_FTP || !journey->expected)
+		journey->route = backend_route(journey);
 	if (journey->one_packet) {
 		limit_touch(journey->backend);
 		return connect_count(journey);
@@ -129,6 +142,8 @@ static __always_inline int connect_create(struct hook_context *ctx, struct journ
 							   connection_create(journey);
 	if (reason == REASON_BUSY)
 		connect_again(ctx, journey, PROGRAM_CONNECT);
+	if (FEATURE_FTP && reason == REASON_OK && journey->expected)
+		return connect_meet_expected(journey);
 	if (reason == REASON_OK)
 		return connect_count(journey);
 	connect_unbind(journey);

@@ -120,10 +120,12 @@ static __always_inline bool connection_is_steady(struct packet *packet, u64 word
 	return word_state(word) == STATE_SCTP_ESTABLISHED && packet->flags == PACKET_SCTP_DATA;
 }
 
-/* There is nothing to tell the connection's persistence entry yet, or it has none. */
+/* There is nothing to tell the connection's persistence entry or control connection yet. */
 static __always_inline bool connection_is_told(struct connection *connection, u64 word, u64 now)
 {
-	return !(word_flags(word) & SLOT_CONTROLLED) || (u32)now - connection->told < TELL_INTERVAL;
+	if (!(word_flags(word) & SLOT_CONTROLLED) && !expect_is_data(word))
+		return true;
+	return (u32)now - connection->told < TELL_INTERVAL;
 }
 
 /*
@@ -176,11 +178,13 @@ static __always_inline bool connection_refresh(struct packet *packet, struct con
 	if (account->seen != now)
 		WRITE_ONCE(connection->seen, now);
 	after = connection_step(packet, connection, account, view);
-	if (!(word_flags(after) & SLOT_CONTROLLED))
+	if (!(word_flags(after) & SLOT_CONTROLLED) && !expect_is_data(after))
 		return after;
 	if (after == account->word && connection_is_told(connection, after, now))
 		return true;
-	if (!connection_tell(packet_is_ipv6(packet), account, after, now))
+	if (expect_is_data(after))
+		expect_keep_control(packet_is_ipv6(packet), account->persistence, now);
+	else if (!connection_tell(packet_is_ipv6(packet), account, after, now))
 		connection_part(connection, account);
 	connection->told = now;
 	return true;
@@ -242,7 +246,7 @@ static __always_inline void connection_fill(u32 table, struct journey *journey, 
 					    struct seat *seat)
 {
 	struct connection *connection = (struct connection *)slot;
-	u32 state = backend_first_state(journey);
+	u32 state = FEATURE_FTP && journey->listening ? STATE_LISTEN : backend_first_state(journey);
 	u64 flags = journey->controlled ? SLOT_CONTROLLED : 0;
 
 	/* opened sloppily: no later packet would confirm it */
@@ -334,6 +338,9 @@ static __always_inline int connection_create(struct journey *journey)
 	if (reason)
 		share_return(connection_table(&journey->packet), journey->service);
 	else
-		backend_load(journey->backend, state_is_active(backend_first_state(journey)), 1);
+		backend_load(journey->backend,
+			     !(FEATURE_FTP && journey->listening) &&
+				     state_is_active(backend_first_state(journey)),
+			     1);
 	return reason;
 }

@@ -28,6 +28,7 @@
 #include "share.h"
 #include "call.h"
 #include "persist.h"
+#include "expect.h"
 #include "connection.h"
 #include "age.h"
 #include "sweep.h"

@@ -97,7 +97,8 @@ static __always_inline int entry_plain(struct hook_context *ctx, struct packet *
 	if (STOP_AFTER == STAGE_REFRESHED)
 		return REASON_NO_SERVICE;
 	lane = CPU_ROW(lanes, packet->cpu, account.backend);
-	if (nat_is_used(account.word) && !nat_is_plain(ctx, packet))
+	if (nat_is_used(account.word) &&
+	    (!nat_is_plain(ctx, packet) || expect_is_control(account.word)))
 		return REASON_OK;
 	forwarding.route = account.word & WORD_ROUTE_MASK;
 	forwarding.backend = (u32)account.backend;
@@ -202,6 +203,8 @@ static __always_inline void entry_begin(struct packet *packet, u64 now, bool unk
 	journey->service = 0;
 	journey->persistence = 0;
 	journey->verdict = 0;
+	journey->expected = 0;
+	journey->listening = 0;
 }
 
 /* The end of what turned out to be no answer: perhaps some service's, else the host's. */

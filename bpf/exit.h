@@ -72,6 +72,18 @@ static __always_inline int exit_with(struct hook_context *ctx, int reason, struc
 	return exit_pass(ctx, reason, packet, mark);
 }
 
+#if !HOOK_IS_XDP
+
+/* The exit of what this host sends. */
+static __always_inline int exit_egress(struct hook_context *ctx, int reason)
+{
+	if (reason == REASON_ANSWERED)
+		stats_count_reason(bpf_get_smp_processor_id(), reason, hook_segments(ctx));
+	return reason == REASON_OK || reason == REASON_ANSWERED ? HOOK_PASS : HOOK_DROP;
+}
+
+#endif
+
 /* The same, but what is refused goes to the program that tells its client. */
 static __always_inline int exit_or_refuse(struct hook_context *ctx, int reason,
 					  struct journey *journey)

@@ -76,7 +76,8 @@ static __always_inline int forward_hand_over(struct hook_context *ctx, struct pa
 		.mark = forwarding->mark,
 		.backend = forwarding->backend,
 		.service = forwarding->service,
-		.route = route_from(forwarding->route, 0),
+		.route = fullnat_is_used(forwarding->route) ? route_from(forwarding->route, 0) :
+							      forwarding->route,
 	};
 
 	packet->action = HOOK_PASS;
@@ -205,7 +206,8 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 		return tunnel_call(ctx, packet, forwarding);
 	if (fullnat_is_used(forwarding->route))
 		return forward_call_fullnat(ctx, packet, forwarding);
-	if (nat_is_used(forwarding->route) && nat_is_for_kernel(ctx, packet))
+	if (nat_is_used(forwarding->route) &&
+	    (nat_is_for_kernel(ctx, packet) || expect_is_control(forwarding->route)))
 		return forward_hand_over(ctx, packet, forwarding);
 	reason = forward_settle(ctx, packet, lane, forwarding, packet->bytes);
 	if (reason == REASON_LOCAL_BACKEND)
@@ -304,6 +306,22 @@ static __always_inline int forward_transmit(struct hook_context *ctx, struct pac
 	return reason ? reason : forward_count(ctx, packet, lane, forwarding, segments);
 }
 
+/* On to the program that reads what the client says on an FTP control connection. */
+static __always_inline int forward_call_ftp(struct hook_context *ctx, struct packet *packet,
+					    struct forwarding *forwarding)
+{
+	struct journey *journey = maps_journey();
+
+	journey->packet = *packet;
+	journey->forwarding = *forwarding;
+	journey->is_answer = 0;
+	if (packet_is_ipv6(packet))
+		programs.call(ctx, PROGRAM_FTP6);
+	else
+		programs.call(ctx, PROGRAM_FTP4);
+	return REASON_INTERNAL;
+}
+
 /* Sends the packet to a backend. */
 static __always_inline int forward_send(struct hook_context *ctx, struct packet *packet,
 					struct forwarding *forwarding)
@@ -311,6 +329,8 @@ static __always_inline int forward_send(struct hook_context *ctx, struct packet 
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
 
 	fragment_note(packet, forwarding, NULL);
+	if (expect_is_control(forwarding->route))
+		return forward_call_ftp(ctx, packet, forwarding);
 	return forward_transmit(ctx, packet, lane, forwarding);
 }
 

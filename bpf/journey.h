@@ -89,6 +89,25 @@ struct quote {
 	u16 protocol;
 };
 
+/* What an FTP command or reply says, and the text that takes its place: ftp.h. */
+#define FTP_LINE 128
+struct ftp {
+	u8 line[FTP_LINE];
+	u8 text[FTP_LINE];
+	u8 digits[16]; /* the service's address as PASV's reply has it */
+	u64 word; /* the command or the reply's code: enum ftp_word */
+	u64 bytes; /* of the line that were read */
+	u64 count; /* of numbers, or of delimiters, so far */
+	u64 value; /* of the number that is read */
+	u64 in_number;
+	u64 numbers; /* the last six bytes that were */
+	u64 port;
+	u64 start; /* of the address */
+	u64 end;
+	u64 delimiter;
+	u64 length; /* of the digits */
+};
+
 /* What one packet's programs hand over to each other: one struct a CPU. */
 struct journey {
 	struct packet packet;
@@ -159,5 +178,8 @@ struct journey {
 	struct cut cut;
 	struct learning learning;
 	struct quote quote;
+	u32 listening; /* the connection to be made is one that FTP expects, */
+	u32 expected; /* or one that it expected: without its client's port */
+	struct ftp ftp;
 	u32 one_packet; /* scheduled for itself alone: no connection comes of it */
 };

@@ -31,6 +31,7 @@
 #include "share.h"
 #include "call.h"
 #include "persist.h"
+#include "expect.h"
 #include "connection.h"
 #include "source.h"
 #include "age.h"
@@ -59,6 +60,8 @@
 #include "quote.h"
 #include "follow.h"
 #include "learn.h"
+#include "ftp_data.h"
+#include "ftp.h"
 #include "connect.h"
 #include "new.h"
 
@@ -444,6 +447,44 @@ int mend_packet(struct hook_context *ctx)
 
 #endif
 
+#if FEATURE_FTP && !HOOK_IS_XDP
+
+/* The programs for what is said on FTP's control connections, of each family. */
+int ftp_packet4(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV4;
+	return ftp_exit(ctx, &packet);
+}
+
+int ftp_packet6(struct hook_context *ctx)
+{
+	struct packet packet = maps_journey()->packet;
+
+	packet.type = ETHERNET_IPV6;
+	return ftp_exit(ctx, &packet);
+}
+
+/* The one that writes a reply anew, */
+int ftp_write_packet(struct hook_context *ctx)
+{
+	struct journey *journey = maps_journey();
+	int reason = ftp_rewrite(ctx, journey);
+
+	if (!reason)
+		programs.call(ctx, PROGRAM_FTP_SEND);
+	return exit_with(ctx, REASON_INTERNAL, &journey->packet, journey->forwarding.mark);
+}
+
+/* and the one that then sends the packet. */
+int ftp_send_packet(struct hook_context *ctx)
+{
+	return ftp_send(ctx, maps_journey());
+}
+
+#endif
+
 #if FEATURE_FULLNAT
 
 /* The programs for packets to a backend by fullnat, of each family, */
@@ -524,11 +565,7 @@ int egress(struct hook_context *ctx)
 int egress_answer(struct hook_context *ctx)
 {
 	struct journey *journey = maps_journey();
-	int reason = answer_from_here(ctx, &journey->packet, journey->now);
-
-	if (reason == REASON_ANSWERED)
-		stats_count_reason(journey->packet.cpu, reason, hook_segments(ctx));
-	return reason == REASON_OK || reason == REASON_ANSWERED ? HOOK_PASS : HOOK_DROP;
+	return exit_egress(ctx, answer_from_here(ctx, &journey->packet, journey->now));
 }
 
 #endif

@@ -107,6 +107,13 @@ static __always_inline int new_decide(struct hook_context *ctx, struct journey *
 
 	if (packet_follows(&journey->packet))
 		return REASON_OTHER_PROTOCOL;
+	if (FEATURE_FTP) {
+		expect_look(journey);
+		if (READ_ONCE(journey->expected)) {
+			connect_go(ctx, journey);
+			return REASON_INTERNAL;
+		}
+	}
 	/* verifier, where it knows the reason: "BPF program is too large", each searched for anew */
 	WRITE_ONCE(journey->reason, new_admit(ctx, journey));
 	reason = READ_ONCE(journey->reason);

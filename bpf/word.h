@@ -38,10 +38,14 @@ static __always_inline u64 word_expires(u64 word)
  *   bits  0 to 15  the port at the backend, as on the wire
  *        16 to 18  method
  *        19 to 43  fullnat: what its backend sees as the source, a row of source_ports
+ *        19        nat: it is an FTP control connection,
+ *        20        or data that one has announced: expect.h
  */
 #define ROUTE_METHOD_SHIFT 16
 #define ROUTE_METHODS 8
 #define ROUTE_SOURCE_SHIFT 19
+#define ROUTE_FTP_CONTROL (1ULL << 19)
+#define ROUTE_FTP_DATA (1ULL << 20)
 
 static __always_inline u64 route_make(u32 method, __be16 port)
 {

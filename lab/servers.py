@@ -114,6 +114,13 @@ def start_nginx(lab: Lab, backend: str) -> Spawned:
     return nginx
 
 
+def start_vsftpd(lab: Lab, backend: str) -> Spawned:
+    """Return an FTP server of a namespace, listening."""
+    vsftpd = _spawn_vsftpd(lab, backend)
+    _wait_for(vsftpd, {("tcp", 21)})
+    return vsftpd
+
+
 def http_log(lab: Lab, backend: str) -> list[str]:
     """Return what a web server was asked: 'client server:port "request" status', a line each."""
     return (_home(lab, backend) / "access.log").read_text().splitlines()
@@ -148,6 +155,7 @@ def _spawn_vsftpd(lab: Lab, backend: str) -> Spawned:
     for name in ("ftp", "empty"):
         (home / name).mkdir(exist_ok=True)
     (home / "ftp/whoami").write_text(f"{backend}\n")
+    (home / "ftp/big").write_bytes(BIG_BODY)
     return lab.spawn(backend, ["vsftpd", str(config)])
 
 

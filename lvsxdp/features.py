@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from lvsxdp import locality, marks
 from lvsxdp.model import (
     ANY_PORT,
+    FTP_PORT,
     AddressKey,
     Config,
     Family,
@@ -16,6 +17,7 @@ from lvsxdp.model import (
     MarkRule,
     Ports,
     Protocol,
+    Service,
 )
 
 KEY_EXCHANGE_PORT = 500
@@ -35,6 +37,7 @@ class Feature(enum.StrEnum):
     SIP = "sip"
     TUNNEL = "tunnel"
     FULLNAT = "fullnat"
+    FTP = "ftp"
 
     @property
     def define(self) -> str:
@@ -69,7 +72,24 @@ def features_of(config: Config) -> frozenset[Feature]:
     for method, brought in METHODS.items():
         if any(method in service.forwards for service in config.services):
             found.update(brought)
+    if Feature.NAT in found and any(_has_ftp(config, service) for service in config.services):
+        found.add(Feature.FTP)
     return frozenset(found)
+
+
+def _has_ftp(config: Config, service: Service) -> bool:
+    """Whether FTP's control connections may go to a backend by nat."""
+    if Forward.NAT not in service.forwards:
+        return False
+    if isinstance(service.key, AddressKey):
+        return service.key.protocol is Protocol.TCP and service.key.port in (FTP_PORT, ANY_PORT)
+    mark = service.key.mark
+    return any(
+        rule.mark == mark
+        and Protocol.TCP in rule.protocols
+        and any(ports.first <= FTP_PORT <= ports.last for ports in rule.ports or (EVERY_PORT,))
+        for rule in config.marks
+    )
 
 
 def _balanced(config: Config) -> Iterator[tuple[Protocol, Ports]]:

@@ -222,6 +222,8 @@ def test_with_all_features_nothing_is_ever_compiled_in(lab: Lab) -> None:
     try:
         lb.attach(IPV4 + "features: all\n", "native", "lb0")
         assert compiled_in(lb) == [
+            "ftp",
+            "fullnat",
             "ipsec",
             "ipv4",
             "ipv6",

@@ -17,6 +17,10 @@ from tests.unit.strategies import CONFIGS
 ROOT = Path(__file__).resolve().parents[2]
 
 
+FTP_MARK = """
+marks: [{mark: 1, address: 192.0.2.1, port: 20-21, protocol: tcp}]
+services: [{mark: 1, forward: nat, backends: [{address: 10.0.0.1}]}]
+"""
 FULLNAT = """
 settings: {source_pool: 10.0.0.9}
 services: [{mark: 1, forward: fullnat, backends: [{address: 10.0.0.1}]}]
@@ -62,7 +66,10 @@ def used(text: str) -> str:
         "services: [{mark: 1, family: ipv4, persistence: {engine: sip}}]": "ipv4 sip",
         "services: [{mark: 1, forward: tunnel, backends: [{address: 10.0.0.1}]}]": "ipv4 tunnel",
         FULLNAT: "fullnat ipv4 nat",
-        "features: all": "fullnat ipsec ipv4 ipv6 locality nat rules sctp sip tunnel",
+        "services: [{protocol: tcp, address: 192.0.2.1, port: 21, forward: nat,"
+        " backends: [{address: 10.0.0.1}]}]": "ftp ipv4 nat",
+        FTP_MARK: "ftp ipv4 nat rules",
+        "features: all": "ftp fullnat ipsec ipv4 ipv6 locality nat rules sctp sip tunnel",
     }.items(),
 )
 def test_a_configuration_uses_what_it_names(text: str, names: str) -> None:
