@@ -59,6 +59,14 @@ services:
   - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr, forward: nat,
      backends: [{address: 172.31.0.11, port: 8080}]}
 """
+# the pool has one port, so that it is known which one the flow gets
+FULLNAT = """
+features: all
+settings: {source_pool: 172.31.0.200, source_ports: 7000-7000}
+services:
+  - {protocol: tcp, address: 192.0.2.12, port: 80, scheduler: rr, forward: fullnat,
+     backends: [{address: 172.31.0.11, port: 8080}]}
+"""
 TUNNEL = """
 features: all
 services:
@@ -91,6 +99,7 @@ BALANCERS = {
     "lvsxdp": CONFIG,
     "million": MILLION,
     "nat": NAT,
+    "fullnat": FULLNAT,
     "tunnel": TUNNEL,
     "tunnel_million": MILLION.replace("rr,", "rr, forward: tunnel,"),
 }
@@ -141,6 +150,13 @@ def all_cases() -> list[Case]:
         Case(
             *("nat_reply_1", "nat", CLIENT, BACKEND, 1, ACK, TX, "answered", 0, 200_000),
             port=1024,
+            source_port=8080,
+        ),
+        _established("fullnat_request_1", CLIENT, 1, "fullnat"),
+        Case(
+            *("fullnat_reply_1", "fullnat", "172.31.0.200", BACKEND, 1, ACK, TX, "answered"),
+            *(0, 200_000),
+            port=7000,
             source_port=8080,
         ),
         Case("room", "room", vip, "10.1.0.1", 1, ACK, TX, None, 0, 200_000),

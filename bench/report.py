@@ -49,6 +49,8 @@ MEANINGS = {
     "dr6_established_1": "one flow, IPv6",
     "nat_request_1": "one flow, to its backend by nat, with another port",
     "nat_reply_1": "the same flow, back to its client",
+    "fullnat_request_1": "one flow, to its backend by fullnat",
+    "fullnat_reply_1": "the same flow, back to its client",
     "room": "room made before the packet and taken away, nothing else",
     "tunnel_established_1": "one flow, by ipip",
     "tunnel_established_1m": "1,048,576 flows, by ipip",

@@ -177,6 +177,8 @@ struct journey {
 	u64 sum;
 	struct cut cut;
 	struct learning learning;
+	struct neighbour_parameters neighbour; /* where TC sends a tunnel's packet */
+	u32 padding;
 	struct quote quote;
 	u32 listening; /* the connection to be made is one that FTP expects, */
 	u32 expected; /* or one that it expected: without its client's port */

@@ -334,7 +334,8 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 				     struct forwarding *forwarding)
 {
 	struct lane *lane = CPU_ROW(lanes, packet->cpu, forwarding->backend);
-	struct neighbour_parameters neighbour = {};
+	/* the stack has no room for it */
+	struct neighbour_parameters *neighbour = &maps_journey()->neighbour;
 	u32 ifindex = 0, mtu = 0, segments = hook_segments(ctx);
 	struct wrapping wrapping = {};
 	bool is_cut;
@@ -344,7 +345,8 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 		return REASON_TTL_EXCEEDED;
 	/* of what XDP handed over, nobody has asked for it yet */
 	packet_hash(packet);
-	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, &neighbour);
+	__builtin_memset(neighbour, 0, sizeof(*neighbour));
+	reason = nexthop_route(ctx, forwarding->backend, &ifindex, &mtu, neighbour);
 	if (reason == REASON_LOCAL_BACKEND)
 		return forward_count_here(ctx, packet, lane, forwarding);
 	if (reason)
@@ -362,7 +364,7 @@ static __always_inline int wrap_send(struct hook_context *ctx, struct packet *pa
 		return reason;
 	if (is_cut)
 		return cut_call(ctx, packet, forwarding);
-	packet->action = redirect_neighbour(ifindex, &neighbour, sizeof(neighbour), 0);
+	packet->action = redirect_neighbour(ifindex, neighbour, sizeof(*neighbour), 0);
 	return forward_count(ctx, packet, lane, forwarding, segments);
 }
 

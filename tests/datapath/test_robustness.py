@@ -8,7 +8,7 @@ import random
 from collections import Counter
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1Q
 
 from lvsxdp import libbpf
@@ -24,6 +24,7 @@ marks:
   - {mark: 8, address: 192.0.2.0/25, port: 53-100, source: 198.51.100.0/25}
   - {mark: 0, address: any, vlan: 7}
   - {mark: 9, address: "2001:db8::10/127", port: any}
+settings: {source_pool: "2001:db8:0:2::200", source_ports: 5000-5031}
 services:
   - {mark: 7, persistence: {timeout: 60, netmask: 255.255.255.0}, forward: tunnel,
      tunnel: {type: gue, port: 6080, checksum: csum}, backends: [{address: 10.0.0.11}]}
@@ -32,11 +33,12 @@ services:
   - {protocol: tcp, address: 192.0.2.10, port: 80, scheduler: wrr,
      backends: [{address: 10.0.0.12, weight: 3}, {address: 10.0.0.13, forward: tunnel},
      {address: 172.31.0.11, forward: nat, port: 8080}]}
-  - {protocol: tcp, address: 192.0.2.10, port: 21, persistence: 60,
+  - {protocol: tcp, address: 192.0.2.10, port: 21, persistence: 60, forward: nat,
      backends: [{address: 10.0.0.14}]}
   - {protocol: udp, address: 192.0.2.10, port: any, persistence: 5, scheduler: rr,
      backends: [{address: 10.0.0.15}, {address: 10.0.0.99}]}
   - {protocol: udp, address: "2001:db8::10", port: 53, persistence: {timeout: 9, netmask: 64},
+     forward: fullnat,
      backends: [{address: "2001:db8:0:2::12"}]}
 """
 BASES = (
@@ -70,6 +72,10 @@ BASES = (
     / UDP(sport=40000, dport=6080)
     / bytes([0, 4, 0, 0])
     / tcp("198.51.100.200:1003", "192.0.2.11:443", "A"),
+    udp("[2001:db8:0:2::12]:53", "[2001:db8:0:2::200]:5000") / b"answer",
+    IPv6(src="2001:db8:0:2::12", dst="2001:db8:0:2::200")
+    / ICMPv6DestUnreach()
+    / udp("[2001:db8:0:2::200]:5000", "[2001:db8:0:2::12]:53"),
     ARP(pdst="192.0.2.10"),
 )
 

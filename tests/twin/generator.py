@@ -65,6 +65,8 @@ MASKS = {
 # Times that do not meet the minutes of connections' timeouts, and that the kernel's timers keep.
 TIMEOUTS = (5, 10, 17, 33, 45, 70, 100, 110)
 WAITS = (1, 2, 4, 7, 11, 18, 26, 40, 55, 75, 95, 130)
+# those that IPVS has
+METHODS = (Forward.DR, Forward.NAT, Forward.TUNNEL)
 WEIGHTS = (0, 1, 1, 1, 2, 3, 4, 5, 10)
 MARK = 1
 # What it puts together.
@@ -206,7 +208,7 @@ class World:
         return Backend(
             address,
             weight=self.draw.choice(WEIGHTS),
-            forward=self.draw.choice(list(Forward)),
+            forward=self.draw.choice(METHODS),
             upper_threshold=upper,
             lower_threshold=self.draw.randint(0, upper),
         )
