@@ -1,5 +1,6 @@
 """Backends by fullnat, which have no road to their clients, serve them in every mode."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def balancer(lab: Lab, case: tuple[str, bool]) -> Iterator[Balancer]:
                 lab.run(name, ["ip", "-j", family, "route", "show", "default"]).stdout or "[]"
             )
         lab.spawn(name, [PYTHON, "-c", TAKER, name])
-        wait_for(lambda name=name: is_taking(lab, name))  # type: ignore[misc]
+        wait_for(functools.partial(is_taking, lab, name))
     for pool in POOL.values():
         for address in pool.split("-"):
             prefix = layout.host_prefix(address)
